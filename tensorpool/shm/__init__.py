@@ -1,0 +1,1 @@
+"""Shared-memory regions: names, layout, validation, mapping and the seqlock on a slot."""
