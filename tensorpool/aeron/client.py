@@ -1,0 +1,266 @@
+"""A process's connection to the media driver.
+
+Every client context sets an error handler: without one the C client ends the whole
+process when the media driver goes silent.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import pyaeron
+
+from tensorpool.clock import monotonic_ns
+from tensorpool.errors import HostError
+from tensorpool.settings import Endpoint
+
+type FragmentHandler = Callable[[memoryview, int], None]
+"""Called with the fragment, valid only during the call, and its Aeron session id."""
+type SessionHandler = Callable[[int], None]
+"""Called with the session id of an image that came or went, on Aeron's own thread."""
+
+_WINDOW_POLL_S = 0.0005
+DRIVER_TIMEOUT_MS = 1000
+"""Silence of the media driver after which it counts as lost."""
+
+_log = logging.getLogger(__name__)
+
+
+class MediaDriverLost(HostError):
+    """The media driver is not there, or fell silent: connect again."""
+
+
+class Offer(enum.Enum):
+    """What became of an offered message."""
+
+    SENT = enum.auto()
+    BACK_PRESSURED = enum.auto()
+    NOT_CONNECTED = enum.auto()
+
+
+class Publication:
+    """Where messages are offered. Offers never block."""
+
+    def __init__(self, raw: pyaeron.Publication, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.session_id = raw.session_id
+        self._raw = raw
+        self.raw_offer = raw.offer
+        """The binding's own offer, for the per-frame path: True if sent, else falsy."""
+
+    def offer(self, message: bytes | bytearray | memoryview) -> Offer:
+        """Offer one whole message.
+
+        Raises:
+            MediaDriverLost: the publication was closed under us.
+            HostError: the message is longer than the channel's term allows.
+        """
+        try:
+            result = self._raw.offer(message)
+        except (pyaeron.PublicationClosed, pyaeron.ResourceClosed) as error:
+            raise MediaDriverLost(f"{self.endpoint}: publication closed") from error
+        except pyaeron.MaxPositionExceeded as error:
+            raise MediaDriverLost(f"{self.endpoint}: position limit of the stream") from error
+        except pyaeron.AeronError as error:
+            raise HostError(
+                f"{self.endpoint}: message of {len(message)} bytes refused: {_first_line(error)}; "
+                "a longer term-length in the channel allows longer messages"
+            ) from error
+        if result is True:
+            return Offer.SENT
+        if result is pyaeron.NOT_CONNECTED:
+            return Offer.NOT_CONNECTED
+        return Offer.BACK_PRESSURED
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether at least one subscriber listens."""
+        return bool(self._raw.is_connected)
+
+    def await_window(self, patience_ns: int) -> None:
+        """Wait, `patience_ns` at most, until a message to the listening subscribers fits."""
+        deadline = monotonic_ns() + patience_ns
+        while (
+            self._raw.is_connected
+            and self._raw.position_limit <= self._raw.position
+            and monotonic_ns() < deadline
+        ):
+            time.sleep(_WINDOW_POLL_S)
+
+    def close(self) -> None:
+        """Close; idempotent."""
+        self._raw.close()
+
+
+class Subscription:
+    """Where messages are polled. For one thread only."""
+
+    def __init__(self, raw: pyaeron.Subscription, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._raw = raw
+        self.raw_poll = raw.poll
+        """The binding's own poll(handler(buffer, header), limit, assemble=...)."""
+
+    def poll(self, handler: FragmentHandler, limit: int) -> int:
+        """Hand up to `limit` messages to `handler`, fragments assembled; how many there were."""
+        return int(self._raw.poll(lambda b, h: handler(memoryview(b), h.session_id), limit))
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether at least one publisher is there."""
+        return bool(self._raw.is_connected)
+
+    @property
+    def image_count(self) -> int:
+        """How many publishers are there."""
+        return int(self._raw.image_count)
+
+    def session_ids(self) -> set[int]:
+        """The sessions of the publishers that are there now."""
+        images = (self._raw.image_at_index(i) for i in range(self._raw.image_count))
+        return {image.session_id for image in images if image is not None}
+
+    def close(self) -> None:
+        """Close; idempotent."""
+        self._raw.close()
+
+
+class AeronClient:
+    """One client of the media driver in `aeron_dir`; a context manager.
+
+    Args:
+        aeron_dir: the media driver's directory.
+        name: how the media driver lists this client.
+
+    Raises:
+        MediaDriverLost: no live media driver within about a second.
+    """
+
+    def __init__(self, aeron_dir: str, name: str) -> None:
+        self.aeron_dir = aeron_dir
+        self.errors = 0
+        """Errors reported by the client's conductor."""
+        # The context reads it when it is made; its own arguments for it come too late and
+        # leave the default of 16 ms, which every added publication or subscription would wait.
+        os.environ.setdefault("AERON_CLIENT_IDLE_SLEEP_DURATION", _CONDUCTOR_SLEEP)
+        context = pyaeron.Context(
+            dir=aeron_dir,
+            client_name=name,
+            driver_timeout_ms=DRIVER_TIMEOUT_MS,
+            error_handler=self._on_error,
+        )
+        try:
+            self._raw = pyaeron.Aeron(context=context, idle=_await_idle())
+        except pyaeron.AeronError as error:
+            raise MediaDriverLost(
+                f"no media driver in {aeron_dir}: {_first_line(error)}; start one "
+                "(`tensorpool up`) or point AERON_DIR at the one that runs"
+            ) from error
+
+    def publication(self, endpoint: Endpoint) -> Publication:
+        """A new publication.
+
+        Raises:
+            HostError: the media driver refuses the channel.
+            MediaDriverLost: it does not answer.
+        """
+        try:
+            raw = self._raw.add_publication(endpoint.channel, endpoint.stream_id)
+        except pyaeron.AeronError as error:
+            raise self._refused("publication", endpoint, error) from error
+        return Publication(raw, endpoint)
+
+    def subscription(
+        self,
+        endpoint: Endpoint,
+        *,
+        tether: bool = False,
+        on_image: SessionHandler | None = None,
+        on_image_gone: SessionHandler | None = None,
+    ) -> Subscription:
+        """A new subscription.
+
+        `tether` asks that publishers wait for this subscriber instead of dropping it when
+        it stalls: for control streams, where nothing may be lost.
+
+        Raises:
+            HostError: the media driver refuses the channel.
+            MediaDriverLost: it does not answer.
+        """
+        channel = with_parameter(endpoint.channel, "tether", "true" if tether else "false")
+        try:
+            raw = self._raw.add_subscription(
+                channel,
+                endpoint.stream_id,
+                available_image=None
+                if on_image is None
+                else lambda _, image: on_image(image.session_id),
+                unavailable_image=None
+                if on_image_gone is None
+                else lambda _, image: on_image_gone(image.session_id),
+            )
+        except pyaeron.AeronError as error:
+            raise self._refused("subscription", endpoint, error) from error
+        return Subscription(raw, endpoint)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the media driver fell silent; then everything of this client is dead."""
+        return bool(self._raw.is_closed)
+
+    def close(self) -> None:
+        """Close the client with all its publications and subscriptions; idempotent."""
+        self._raw.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _on_error(self, code: int, text: str) -> None:
+        self.errors += 1
+        _log.warning("aeron client error", extra={"aeron_code": code, "aeron_error": text})
+
+    def _refused(self, what: str, endpoint: Endpoint, error: Exception) -> HostError:
+        if isinstance(error, pyaeron.DriverTimeout):
+            return MediaDriverLost(f"{what} {endpoint}: the media driver does not answer")
+        return HostError(f"{what} {endpoint} refused by the media driver: {_first_line(error)}")
+
+
+_CONDUCTOR_SLEEP = "2ms"
+"""Pause of the client's conductor: how soon it sees what the media driver answers."""
+
+
+def _await_idle() -> pyaeron.IdleStrategy:
+    """How to wait for the media driver's answers: the default naps far longer than they take."""
+    return pyaeron.IdleStrategy.backoff(max_park_ns=500_000)
+
+
+def has_media_driver_file(aeron_dir: str) -> bool:
+    """Whether a media driver has at least been there: connecting would not wait in vain."""
+    return os.path.exists(os.path.join(aeron_dir, "cnc.dat"))
+
+
+def with_parameter(channel: str, key: str, value: str) -> str:
+    """`channel` with one URI parameter added, unless it already sets it."""
+    head, mark, tail = channel.partition("?")
+    if any(pair.startswith(f"{key}=") for pair in tail.split("|")):
+        return channel
+    return f"{head}?{tail}|{key}={value}" if mark and tail else f"{head}?{key}={value}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line and not line.startswith("[")]
+    return lines[-2] if len(lines) > 1 and lines[-1].startswith(" (errcode") else lines[0]

@@ -1,0 +1,56 @@
+"""The agent contract and its runner: one thread, one loop, work counted, lag tracked.
+
+An agent does its work in small bounded steps; waiting is the runner's business
+(Aeron's and Agrona's model).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tensorpool.clock import monotonic_ns
+
+
+class Agent(Protocol):
+    """One role of the host, run by one duty cycle."""
+
+    role_name: str
+
+    def on_start(self) -> None:
+        """Acquire what the first duty cycle needs."""
+
+    def do_work(self) -> int:
+        """One duty cycle: never blocks; returns how much was done, 0 to idle."""
+
+    def on_close(self) -> None:
+        """Release everything; called once, also after an error."""
+
+
+class Idle(Protocol):
+    """How to wait between duty cycles."""
+
+    def idle(self, work_count: int) -> None:
+        """Wait if `work_count` is 0."""
+
+
+class DutyCycleTracker:
+    """Longest duty cycle since it was last asked, and the total count."""
+
+    def __init__(self) -> None:
+        self.cycles = 0
+        self._started_ns = 0
+        self._longest_ns = 0
+
+    def start(self) -> None:
+        """A cycle begins."""
+        self._started_ns = monotonic_ns()
+
+    def stop(self) -> None:
+        """The cycle ended."""
+        self.cycles += 1
+        self._longest_ns = max(self._longest_ns, monotonic_ns() - self._started_ns)
+
+    def take_longest_ns(self) -> int:
+        """The longest cycle since the last call, in nanoseconds."""
+        longest, self._longest_ns = self._longest_ns, 0
+        return longest

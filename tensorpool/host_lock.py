@@ -1,0 +1,86 @@
+"""Locks that say "somebody owns this host resource": an Aeron directory, a namespace.
+
+A lock is `flock` on a small file, never POSIX `lockf` (lost when any descriptor of the
+file closes). The children of `tensorpool up` inherit the descriptor, so the lock stays
+held until the last process of the tree is gone, however the parent ended. The file's text
+(the holder's pid) only explains; it decides nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+
+from tensorpool.errors import HostError
+
+_RETRY_S = 0.02
+
+
+class HostLock:
+    """A held lock.
+
+    Args:
+        path: the lock file; its directory must exist.
+        what: what it guards, for the refusal.
+        wait_s: how long to wait for a holder that is going away.
+
+    Raises:
+        HostError: somebody else holds it (the message names the pid), or the file cannot
+            be made.
+    """
+
+    def __init__(self, path: str, what: str, *, wait_s: float = 0.0) -> None:
+        self.path = path
+        self.fd = _acquire(path, what, time.monotonic() + wait_s)
+
+    def release(self) -> None:
+        """Unlink the file and let go, from every process that inherited it; idempotent."""
+        if self.fd < 0:
+            return
+        # Unlinked while still held: whoever opens the path afterwards makes a new file.
+        if _is_same_file(self.path, self.fd):
+            os.unlink(self.path)
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        os.close(self.fd)
+        self.fd = -1
+
+
+def _acquire(path: str, what: str, deadline: float) -> int:
+    while True:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise HostError(
+                f"{what}: cannot open its lock file {path}: {error.strerror}; "
+                "check the directory's owner and mode"
+            ) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(fd)
+            if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
+                raise HostError(f"{what}: cannot lock {path}: {error.strerror}") from error
+            if time.monotonic() < deadline:
+                time.sleep(_RETRY_S)
+                continue
+            raise HostError(
+                f"{what} is in use by another `tensorpool up` (pid {holder}); stop that one "
+                "first, or configure another directory or namespace"
+            ) from None
+        if _is_same_file(path, fd):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            return fd
+        os.close(fd)  # The former holder unlinked it between our open and our lock.
+
+
+def _is_same_file(path: str, fd: int) -> bool:
+    try:
+        named = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    held = os.fstat(fd)
+    return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
