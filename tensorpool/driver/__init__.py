@@ -1,0 +1,1 @@
+"""The driver process: leases, epochs, regions, announcements; the registry's one writer."""

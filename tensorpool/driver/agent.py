@@ -1,0 +1,308 @@
+"""The driver's duty cycle: every request, deadline and result, each in a bounded step.
+
+Order within one cycle: what waits to go out; what workers and media driver report;
+requests and keepalives; deadlines; announcements, and those only when the control stream
+has nothing waiting. A revocation thus always leaves before the announce of the epoch that
+it causes (Driver §4.9).
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from tensorpool import wire
+from tensorpool.aeron.client import AeronClient, MediaDriverLost, has_media_driver_file
+from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
+from tensorpool.driver.announcer import Announcer
+from tensorpool.driver.outbox import Outbox
+from tensorpool.driver.service import LeaseService
+from tensorpool.logs import RateLimit
+from tensorpool.registry import DriverState, LeaseRecord, RegistryWriter
+from tensorpool.settings import HostSettings
+from tensorpool.wire.driver import (
+    DRIVER,
+    LeaseRevokeReason,
+    ShmAttachRequest,
+    ShmDetachRequest,
+    ShmDriverShutdown,
+    ShmDriverShutdownRequest,
+    ShmLeaseKeepalive,
+    ShmLeaseRevoked,
+    ShutdownReason,
+)
+
+_log = logging.getLogger(__name__)
+
+_POLL_LIMIT = 64
+_STALL_NS = 500 * NS_PER_MS
+_STALL_DRAIN_LIMIT = 200_000
+_REGION_CHECK_NS = NS_PER_S
+_REQUESTS = {
+    DRIVER.by_type[kind].template_id
+    for kind in (ShmAttachRequest, ShmDetachRequest, ShmLeaseKeepalive, ShmDriverShutdownRequest)
+}
+
+
+class DriverAgent:
+    """The driver, as an agent.
+
+    Attributes:
+        is_done: a requested shutdown is complete.
+        shutdown_reason: why, if a peer with the right token asked for it.
+    """
+
+    role_name = "driver"
+
+    def __init__(
+        self,
+        settings: HostSettings,
+        service: LeaseService,
+        registry: RegistryWriter,
+        debts: list[LeaseRecord],
+    ) -> None:
+        self.service = service
+        self.is_done = False
+        self.shutdown_reason: ShutdownReason | None = None
+        self._settings = settings
+        self._registry = registry
+        self._debts = debts
+        self._gone_sessions: SimpleQueue[int] = SimpleQueue()
+        self._malformed_log = RateLimit()
+        self._client: AeronClient | None = None
+        self._lost_since_ns = 0
+        self._last_cycle_ns = 0
+        self._drain_deadline_ns = 0
+        self._next_region_check_ns = 0
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has a live media driver."""
+        return self._client is not None
+
+    def on_start(self) -> None:
+        """Nothing: the first cycles connect."""
+
+    def on_close(self) -> None:
+        """Let go of the media driver."""
+        self._disconnect()
+
+    def do_work(self) -> int:
+        """One duty cycle.
+
+        Raises:
+            HostError: a fault that the launcher must judge.
+        """
+        self._registry.heartbeat()
+        if self.service.fatal is not None:
+            raise self.service.fatal
+        if self._client is None:
+            return self._connect()
+        try:
+            return self._work()
+        except MediaDriverLost as error:
+            _log.warning("media driver lost", extra={"why": str(error)})
+            self.service.stats.media_driver_losses += 1
+            self._disconnect()
+            self._lost_since_ns = monotonic_ns()
+            return 1
+
+    def begin_shutdown(self, reason: ShutdownReason) -> None:
+        """Drain: refuse attaches, announce a last time, give clients the time to leave."""
+        if self._drain_deadline_ns:
+            return
+        self.shutdown_reason = reason
+        self.service.is_draining = True
+        self._registry.set_state(DriverState.DRAINING)
+        self._drain_deadline_ns = monotonic_ns() + self._settings.policies.shutdown_timeout_ns
+        _log.info("draining", extra={"leases": len(self.service.leases)})
+        if self._client is not None:
+            self.service.announce_all()
+
+    def reload(self, settings: HostSettings) -> None:
+        """Take over what a reload may change: streams and profiles."""
+        self._settings = settings
+        self.service.add_static_streams(settings)
+
+    # -- connection -----------------------------------------------------------------------
+
+    def _connect(self) -> int:
+        if self._drain_deadline_ns and monotonic_ns() >= self._drain_deadline_ns:
+            self._finish_shutdown()
+            return 1
+        if not has_media_driver_file(self._settings.aeron_dir):
+            return 0
+        driver = self._settings.driver
+        client = None
+        try:
+            client = AeronClient(self._settings.aeron_dir, f"tensorpool-driver {os.getpid()}")
+            control = client.publication(driver.control)
+            announce = client.publication(driver.announce)
+            self._subscription = client.subscription(
+                driver.control, tether=True, on_image_gone=self._gone_sessions.put
+            )
+        except MediaDriverLost as error:
+            _log.debug("media driver not reachable", extra={"why": str(error)})
+            if client is not None:
+                client.close()
+            return 0
+        self._client = client
+        now_ns = monotonic_ns()
+        self.service.outbox = Outbox(control)
+        self.service.announcer = Announcer(announce, self._settings.policies.announce_period_ns)
+        self._take_gone_sessions()  # of the former media driver: its clients come back with new ones
+        if self._lost_since_ns:
+            self.service.leases.extend_all(now_ns - self._lost_since_ns)
+        self._revoke_debts()
+        self.service.announce_all()
+        self.service.provision_static_streams()
+        self._last_cycle_ns = now_ns
+        if not self._drain_deadline_ns:
+            self._registry.set_state(DriverState.SERVING)
+        _log.info("serving", extra={"aeron_dir": self._settings.aeron_dir})
+        return 1
+
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _revoke_debts(self) -> None:
+        """Leases of the former driver: their clients reattach at once (design §4.6)."""
+        for lease in self._debts:
+            self.service.outbox.send(
+                ShmLeaseRevoked(
+                    monotonic_ns(),
+                    lease.lease_id,
+                    lease.stream_id,
+                    lease.client_id,
+                    lease.role,
+                    LeaseRevokeReason.REVOKED,
+                    "the driver restarted",
+                )
+            )
+        self._debts.clear()
+
+    # -- one cycle ------------------------------------------------------------------------
+
+    def _work(self) -> int:
+        assert self._client is not None
+        if self._client.is_lost:
+            raise MediaDriverLost("silent for a second")
+        now_ns = monotonic_ns()
+        stall_ns = now_ns - self._last_cycle_ns
+        service = self.service
+        work = service.outbox.flush() + service.take_provisioned()
+        work += self._subscription.poll(self._on_fragment, _POLL_LIMIT)
+        if stall_ns > _STALL_NS:
+            self._make_up_for(stall_ns)
+        gone = self._take_gone_sessions()
+        if gone:
+            service.orphan_sessions(gone)
+        work += service.expire_due(now_ns) + service.retry_provisioning(now_ns)
+        if service.outbox.is_empty:
+            work += service.announcer.do_work(now_ns, service.streams)
+        if now_ns >= self._next_region_check_ns:
+            self._next_region_check_ns = now_ns + _REGION_CHECK_NS
+            self._check_regions()
+        if self._drain_deadline_ns and (
+            now_ns >= self._drain_deadline_ns or not len(service.leases)
+        ):
+            self._finish_shutdown()
+        self._last_cycle_ns = now_ns
+        return work
+
+    def _make_up_for(self, stall_ns: int) -> None:
+        """We were late, not the clients: take what they sent, then judge (design §4.7)."""
+        self.service.stats.stalls += 1
+        _log.warning("duty cycle stalled", extra={"stall_ms": stall_ns // NS_PER_MS})
+        drained = 0
+        while drained < _STALL_DRAIN_LIMIT:
+            count = self._subscription.poll(self._on_fragment, _POLL_LIMIT)
+            if count == 0:
+                break
+            drained += count
+        self.service.leases.extend_all(stall_ns)
+
+    def _take_gone_sessions(self) -> set[int]:
+        gone: set[int] = set()
+        while True:
+            try:
+                gone.add(self._gone_sessions.get_nowait())
+            except Empty:
+                return gone
+
+    def _check_regions(self) -> None:
+        for stream in self.service.streams:
+            if stream.epoch is None or stream.is_provisioning or stream.is_tainted:
+                continue
+            if not os.path.exists(stream.epoch.directory):
+                _log.error("regions removed underneath us", extra={"stream_id": stream.stream_id})
+                self.service.on_regions_lost(stream)
+
+    def _finish_shutdown(self) -> None:
+        if self._client is not None:
+            reason = self.shutdown_reason or ShutdownReason.NORMAL
+            self.service.outbox.send(ShmDriverShutdown(monotonic_ns(), reason))
+            self.service.outbox.flush()
+        self.service.forget_all()
+        self._registry.set_state(DriverState.STOPPED)
+        self.is_done = True
+
+    # -- messages -------------------------------------------------------------------------
+
+    def _on_fragment(self, buffer: memoryview, session_id: int) -> None:
+        try:
+            header = wire.read_header(buffer)
+            if header.schema_id == DRIVER.schema_id:
+                if header.template_id in _REQUESTS:
+                    self._dispatch(DRIVER.decode(buffer, header), session_id)
+            elif not wire.is_known_schema(header.schema_id):
+                raise wire.UnknownMessage(f"schema id {header.schema_id}")
+        except wire.UnsupportedVersion as error:
+            self._on_unsupported(error)
+        except wire.WireError as error:
+            self._on_malformed(error, session_id)
+
+    def _dispatch(self, message: Any, session_id: int) -> None:
+        match message:
+            case ShmLeaseKeepalive():
+                self.service.keep_alive(message, session_id)
+            case ShmAttachRequest():
+                self.service.attach(message, session_id)
+            case ShmDetachRequest():
+                self.service.detach(message)
+            case ShmDriverShutdownRequest():
+                self._on_shutdown_request(message)
+
+    def _on_unsupported(self, error: wire.UnsupportedVersion) -> None:
+        self.service.stats.malformed_messages += 1
+        if isinstance(error.message, ShmAttachRequest | ShmDetachRequest):
+            self.service.reject_unsupported(
+                error.message.correlation_id,
+                is_attach=isinstance(error.message, ShmAttachRequest),
+                text=str(error),
+            )
+
+    def _on_malformed(self, error: wire.WireError, session_id: int) -> None:
+        self.service.stats.malformed_messages += 1
+        suppressed = self._malformed_log.take()
+        if suppressed is not None:
+            _log.warning(
+                "malformed message on the control stream",
+                extra={"why": str(error), "session_id": session_id, "suppressed": suppressed},
+            )
+
+    def _on_shutdown_request(self, message: ShmDriverShutdownRequest) -> None:
+        """Obey the configured token only; no trace of a token in the log (Driver §4.13)."""
+        token = self._settings.policies.shutdown_token.encode()
+        if not token or not hmac.compare_digest(token, message.token):
+            self.service.stats.refused_shutdowns += 1
+            return
+        known = message.reason in ShutdownReason
+        reason = ShutdownReason(message.reason) if known else ShutdownReason.ADMIN
+        _log.info("shutdown requested", extra={"reason": reason.name})
+        self.begin_shutdown(reason)

@@ -1,0 +1,88 @@
+"""The driver process: from settings to a duty cycle that turns until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from tensorpool import logs
+from tensorpool.aeron.idle import BackoffIdle
+from tensorpool.agent import DutyCycleTracker
+from tensorpool.child import FatalError, LauncherLink, exit_with
+from tensorpool.clock import NS_PER_MS
+from tensorpool.driver.agent import DriverAgent
+from tensorpool.driver.namespace import prepare_namespace
+from tensorpool.driver.provisioning import LockRefused, Provisioner
+from tensorpool.driver.recovery import inherit
+from tensorpool.driver.service import LeaseService
+from tensorpool.errors import HostError
+from tensorpool.registry import RegistryWriter
+from tensorpool.settings import HostSettings
+from tensorpool.wire.driver import ShutdownReason
+
+ROLE = "driver"
+_MAX_PARK_NS = NS_PER_MS
+_log = logging.getLogger(__name__)
+
+
+def run(settings: HostSettings, link: LauncherLink) -> None:
+    """Serve until told to stop; then drain."""
+    link.adopt_process()
+    logs.configure(ROLE, settings.log_level)
+    try:
+        _run(settings, link)
+    except LockRefused as error:
+        exit_with(FatalError(str(error)), link)
+    except Exception as error:
+        if not isinstance(error, HostError):
+            _log.exception("driver failed")
+        exit_with(error, link)
+
+
+def _run(settings: HostSettings, link: LauncherLink) -> None:
+    shm, policies = settings.shm, settings.policies
+    os.close(prepare_namespace(shm))
+    heritage = inherit(shm, policies.node_id_reuse_cooldown_ns)
+    try:
+        registry = RegistryWriter(
+            shm.registry_path,
+            max_streams=policies.max_streams,
+            max_leases=policies.max_leases,
+            mode=shm.permissions_mode,
+        )
+    except OSError as error:
+        raise HostError(
+            f"registry {shm.registry_path} cannot be made: {error.strerror}; check space and "
+            "permissions of its directory"
+        ) from error
+    provisioner = Provisioner(shm, prefault=policies.prefault_shm, mlock=policies.mlock_shm)
+    service = LeaseService(settings, heritage, registry, provisioner)
+    agent = DriverAgent(settings, service, registry, heritage.debts)
+    registry.publish()
+    try:
+        _duty_cycle(agent, link)
+    finally:
+        agent.on_close()
+        provisioner.close()
+        registry.close()
+
+
+def _duty_cycle(agent: DriverAgent, link: LauncherLink) -> None:
+    idle, tracker = BackoffIdle(_MAX_PARK_NS), DutyCycleTracker()
+    has_reported = False
+    while not agent.is_done:
+        tracker.start()
+        work = agent.do_work()
+        tracker.stop()
+        if agent.is_connected and not has_reported:
+            has_reported = True
+            link.ready(f"streams={len(agent.service.streams)}")
+        link.poll(tracker.take_longest_ns())
+        if link.stop_requested:
+            agent.begin_shutdown(ShutdownReason.NORMAL)
+        if link.reloaded is not None:
+            agent.reload(link.reloaded)
+            link.reloaded = None
+        idle.idle(work)
+    if not link.stop_requested and agent.shutdown_reason is not None:
+        link.stop_host(f"ShmDriverShutdownRequest, reason {agent.shutdown_reason.name}")

@@ -1,0 +1,307 @@
+"""Making an epoch's region files: reserved, written, mapped, then renamed into place.
+
+Everything here may block and runs on a worker thread, never on the duty cycle (design §4.5).
+What was not renamed into place never existed (design §4.15).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from tensorpool.clock import monotonic_ns
+from tensorpool.driver.namespace import directory_mode, open_own_directory
+from tensorpool.errors import HostError
+from tensorpool.registry import own_identity
+from tensorpool.settings import Profile, ShmSettings
+from tensorpool.shm import layout, paths
+from tensorpool.shm.backing import backing_of
+from tensorpool.shm.region import region_bytes
+from tensorpool.shm.seqlock import store_release
+from tensorpool.shm.superblock import (
+    ACTIVITY_WORD,
+    RegionLayout,
+    encode_superblock,
+    header_ring_layout,
+    payload_pool_layout,
+)
+from tensorpool.shm.uri import RegionUri
+from tensorpool.wire.control import PayloadPool
+
+WORKERS = 4
+"""Provisionings at a time, so that a small one need not wait for a huge one."""
+
+_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MADV_POPULATE_WRITE = 23
+_POPULATE_CHUNK_BYTES = 64 << 20
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class NoSpace(HostError):
+    """The file system cannot hold the epoch."""
+
+
+class LockRefused(HostError):
+    """`mlock_shm` is on and the kernel refuses: fatal (Driver §17)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochPlan:
+    """What to make."""
+
+    stream_id: int
+    epoch: int
+    profile: Profile
+
+    def region_layouts(self) -> Iterator[tuple[str, RegionLayout]]:
+        """File name and layout of each region, the header ring first."""
+        nslots = self.profile.header_nslots
+        ring = header_ring_layout(self.stream_id, self.epoch, nslots, layout.HEADER_SLOT_BYTES)
+        yield paths.HEADER_RING_NAME, ring
+        for pool in self.profile.pools:
+            yield (
+                paths.pool_file_name(pool.pool_id),
+                payload_pool_layout(
+                    self.stream_id, self.epoch, nslots, pool.pool_id, pool.stride_bytes
+                ),
+            )
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all its region files."""
+        return sum(region_bytes(region) for _, region in self.region_layouts())
+
+
+@dataclass(slots=True)
+class Epoch:
+    """One epoch's regions in place, with its superblocks mapped.
+
+    Attributes:
+        header_uri, pools: as the attach response and the announce carry them.
+        total_bytes: size of all files together.
+    """
+
+    stream_id: int
+    epoch: int
+    directory: str
+    header_uri: str
+    pools: tuple[PayloadPool, ...]
+    total_bytes: int
+    superblocks: list[tuple[mmap.mmap, memoryview]]
+
+    def refresh_activity(self, now_ns: int) -> None:
+        """Tell consumers that the regions are tended (Wire §7.1)."""
+        for _, words in self.superblocks:
+            store_release(words, ACTIVITY_WORD, now_ns)
+
+    def close(self) -> None:
+        """Unmap; the files are the GC's to delete."""
+        for mapping, words in self.superblocks:
+            words.release()
+            mapping.close()
+        self.superblocks.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """A worker's result: the epoch, or why there is none."""
+
+    plan: EpochPlan
+    epoch: Epoch | None
+    error: HostError | None
+
+
+class Provisioner:
+    """Makes epochs on worker threads; results are taken by the duty cycle."""
+
+    def __init__(self, shm: ShmSettings, *, prefault: bool, mlock: bool) -> None:
+        self._shm = shm
+        self._prefault = prefault
+        self._mlock = mlock
+        self._results: SimpleQueue[Provisioned] = SimpleQueue()
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="provision")
+
+    def submit(self, plan: EpochPlan) -> None:
+        """Start making the epoch."""
+        self._workers.submit(self._work, plan)
+
+    def take(self) -> Provisioned | None:
+        """A finished one, or None."""
+        try:
+            return self._results.get_nowait()
+        except Empty:
+            return None
+
+    def close(self) -> None:
+        """Wait for the workers and unmap what nobody took."""
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        while (result := self.take()) is not None:
+            if result.epoch is not None:
+                result.epoch.close()
+
+    def _work(self, plan: EpochPlan) -> None:
+        try:
+            epoch = provision(plan, self._shm, prefault=self._prefault, mlock=self._mlock)
+            self._results.put(Provisioned(plan, epoch, None))
+        except HostError as error:
+            self._results.put(Provisioned(plan, None, error))
+        except Exception as error:  # noqa: BLE001 - a lost result would hang the stream
+            self._results.put(Provisioned(plan, None, HostError(f"provisioning failed: {error!r}")))
+
+
+def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool) -> Epoch:
+    """Make the epoch's directory and files, whole or not at all.
+
+    Raises:
+        NoSpace: the file system lacks the bytes (the message names wanted and free).
+        LockRefused: `mlock` is on and refused.
+        HostError: a directory or file cannot be made safely.
+    """
+    path = paths.epoch_dir(shm.namespace_dir, plan.stream_id, plan.epoch)
+    mode = directory_mode(shm.permissions_mode)
+    identity = own_identity()
+    staging = f"{paths.STAGING_PREFIX}{plan.epoch}-{identity.pid}-{identity.start_ticks}"
+    mappings: list[tuple[mmap.mmap, memoryview]] = []
+    with _open_stream_dir(plan, shm, mode) as stream_fd:
+        try:
+            staging_fd = open_own_directory(path, staging, stream_fd, mode)
+            try:
+                for name, region in plan.region_layouts():
+                    mappings.append(
+                        _make_region(name, region, staging_fd, shm, prefault=prefault, mlock=mlock)
+                    )
+            finally:
+                os.close(staging_fd)
+            os.rename(staging, str(plan.epoch), src_dir_fd=stream_fd, dst_dir_fd=stream_fd)
+        except BaseException as error:
+            for mapping, words in mappings:
+                words.release()
+                mapping.close()
+            shutil.rmtree(staging, ignore_errors=True, dir_fd=stream_fd)
+            if isinstance(error, OSError):
+                raise _explain(error, plan, shm) from error
+            raise
+    uris = {
+        name: str(RegionUri(os.path.join(path, name), shm.require_hugepages))
+        for name, _ in plan.region_layouts()
+    }
+    return Epoch(
+        plan.stream_id,
+        plan.epoch,
+        path,
+        uris[paths.HEADER_RING_NAME],
+        tuple(
+            PayloadPool(
+                pool.pool_id,
+                plan.profile.header_nslots,
+                pool.stride_bytes,
+                uris[paths.pool_file_name(pool.pool_id)],
+            )
+            for pool in plan.profile.pools
+        ),
+        plan.total_bytes,
+        mappings,
+    )
+
+
+@contextmanager
+def _open_stream_dir(plan: EpochPlan, shm: ShmSettings, mode: int) -> Iterator[int]:
+    try:
+        parent = os.open(shm.namespace_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise _explain(error, plan, shm) from error
+    try:
+        path = paths.stream_dir(shm.namespace_dir, plan.stream_id)
+        fd = open_own_directory(path, str(plan.stream_id), parent, mode)
+    finally:
+        os.close(parent)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _make_region(
+    name: str,
+    region: RegionLayout,
+    directory_fd: int,
+    shm: ShmSettings,
+    *,
+    prefault: bool,
+    mlock: bool,
+) -> tuple[mmap.mmap, memoryview]:
+    fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=directory_fd)
+    try:
+        os.fchmod(fd, shm.permissions_mode)
+        page = backing_of(fd).page_size_bytes
+        size = -(-region_bytes(region) // page) * page if page > mmap.PAGESIZE else region_bytes(
+            region
+        )
+        # Reserved now: later a write to a full file system would be a SIGBUS (design §4.4).
+        os.posix_fallocate(fd, 0, size)
+        if prefault:
+            _populate(fd, size)
+        whole = mmap.mmap(fd, size if mlock else min(page, size))
+    finally:
+        os.close(fd)
+    if mlock:
+        _lock(whole, size)
+    superblock = encode_superblock(region, pid=os.getpid(), now_ns=monotonic_ns())
+    whole[: layout.SUPERBLOCK_BYTES] = superblock
+    return whole, memoryview(whole)[: layout.SUPERBLOCK_BYTES].cast("Q")
+
+
+def _populate(fd: int, size: int) -> None:
+    """Zero every page now, the interpreter lock released, instead of at a client's first touch."""
+    with mmap.mmap(fd, size) as mapping:
+        anchor = ctypes.c_char.from_buffer(mapping)
+        start = ctypes.addressof(anchor)
+        try:
+            for offset in range(0, size, _POPULATE_CHUNK_BYTES):
+                chunk = min(_POPULATE_CHUNK_BYTES, size - offset)
+                address = ctypes.c_void_p(start + offset)
+                if _libc.madvise(address, ctypes.c_size_t(chunk), _MADV_POPULATE_WRITE) == 0:
+                    continue
+                number = ctypes.get_errno()
+                if number != errno.EINVAL:  # EINVAL: a kernel before 5.14
+                    raise OSError(number, os.strerror(number))
+                ctypes.memset(address, 0, chunk)
+        finally:
+            del anchor
+
+
+def _lock(mapping: mmap.mmap, size: int) -> None:
+    anchor = ctypes.c_char.from_buffer(mapping)
+    refused = _libc.mlock(ctypes.byref(anchor), ctypes.c_size_t(size)) != 0
+    del anchor
+    if refused:
+        reason = os.strerror(ctypes.get_errno())
+        mapping.close()
+        soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+        raise LockRefused(
+            f"policies.mlock_shm is true, but locking {size} bytes was refused: {reason}; the "
+            f"memlock limit is {soft} bytes (`ulimit -l`): raise it (LimitMEMLOCK=infinity), grant "
+            "CAP_IPC_LOCK, or set policies.mlock_shm = false"
+        )
+
+
+def _explain(error: OSError, plan: EpochPlan, shm: ShmSettings) -> HostError:
+    what = f"stream {plan.stream_id}: epoch {plan.epoch} in {shm.namespace_dir}"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}:
+        space = os.statvfs(shm.base_dir)
+        free = space.f_bavail * space.f_frsize
+        return NoSpace(
+            f"{what}: {error.strerror}: wants {plan.total_bytes} bytes, {free} bytes and "
+            f"{space.f_favail} inodes are free; "
+            "enlarge the file system, or use smaller pools or fewer kept epochs"
+        )
+    return HostError(f"{what}: {error.strerror}; check the directory's owner, mode and mount")

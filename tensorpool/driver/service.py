@@ -1,0 +1,497 @@
+"""Leases and epochs in step: what each request, deadline and finished provisioning changes.
+
+The driver's state proper. It survives the loss of the media driver: the way out (outbox,
+announcer) is handed in anew with every connection. The registry is written in the same
+step as the table that it shows.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import time_ns
+from typing import Any
+
+from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
+from tensorpool.driver.announcer import Announcer
+from tensorpool.driver.attach import Admission, AttachRules, Rejection
+from tensorpool.driver.leases import Lease, LeaseTable
+from tensorpool.driver.node_ids import NodeIds
+from tensorpool.driver.outbox import Outbox
+from tensorpool.driver.provisioning import EpochPlan, LockRefused, NoSpace, Provisioned, Provisioner
+from tensorpool.driver.recovery import Heritage
+from tensorpool.driver.stats import DriverStats
+from tensorpool.driver.streams import SpaceWait, Stream, StreamTable, Waiting
+from tensorpool.errors import HostError
+from tensorpool.gc_report import read_report
+from tensorpool.registry import BumpReason, LeaseState, RegistryWriter
+from tensorpool.settings import HostSettings
+from tensorpool.shm.backing import backing_of
+from tensorpool.shm.layout import HEADER_SLOT_BYTES, LAYOUT_VERSION
+from tensorpool.wire.control import ResponseCode
+from tensorpool.wire.driver import (
+    MAX_ERROR_MESSAGE_BYTES,
+    LeaseRevokeReason,
+    Role,
+    ShmAttachRequest,
+    ShmAttachResponse,
+    ShmDetachRequest,
+    ShmDetachResponse,
+    ShmLeaseKeepalive,
+    ShmLeaseRevoked,
+)
+
+_log = logging.getLogger(__name__)
+
+_GC_WAIT_NS = 2 * NS_PER_S
+_GC_POLL_NS = 10 * NS_PER_MS
+_RETRY_NS = NS_PER_S
+_EXPIRIES_PER_CYCLE = 100
+"""Expiries are spread, not stormed (design §4.14); the duty cycle stays bounded."""
+
+_BUMP_OF_END = {
+    LeaseRevokeReason.DETACHED: BumpReason.PRODUCER_DETACHED,
+    LeaseRevokeReason.EXPIRED: BumpReason.PRODUCER_EXPIRED,
+    LeaseRevokeReason.REVOKED: BumpReason.PRODUCER_REVOKED,
+}
+
+
+class LeaseService:
+    """All leases, streams and epochs of the host.
+
+    Attributes:
+        outbox, announcer: the way out; set by the agent with each connection.
+        fatal: a fault that no restart cures; the agent ends the process with it.
+    """
+
+    outbox: Outbox
+    announcer: Announcer
+
+    def __init__(
+        self,
+        settings: HostSettings,
+        heritage: Heritage,
+        registry: RegistryWriter,
+        provisioner: Provisioner,
+    ) -> None:
+        policies = settings.policies
+        self.stats = DriverStats()
+        self.fatal: HostError | None = None
+        self.is_draining = False
+        self.streams = StreamTable(policies.max_streams)
+        self.leases = LeaseTable(
+            policies.max_leases,
+            heritage.first_lease_id,
+            NodeIds(policies.node_id_reuse_cooldown_ns, heritage.cooling),
+        )
+        self._settings = settings
+        self._policies = policies
+        self._registry = registry
+        self._provisioner = provisioner
+        self._last_epoch = heritage.last_epoch
+        self._next_gc_look_ns = 0
+        self._rules = AttachRules(
+            settings, backing_of(settings.shm.base_dir), self.streams, self.leases
+        )
+        for static in settings.streams:
+            self._add_stream(
+                static.stream_id, static.name, static.profile, heritage, is_static=True
+            )
+
+    # -- streams and epochs ---------------------------------------------------------------
+
+    def provision_static_streams(self) -> None:
+        """Static streams exist from the start: REQUIRE_EXISTING finds them (Driver §4.3)."""
+        for stream in self.streams:
+            if stream.epoch is None:
+                self._begin_epoch(stream, BumpReason.CREATED)
+
+    def add_static_streams(self, settings: HostSettings) -> None:
+        """Serve the streams and profiles that a reload added."""
+        self._settings = settings
+        for static in settings.streams:
+            if self.streams.get(static.stream_id) is None:
+                self._add_stream(static.stream_id, static.name, static.profile, None, is_static=True)
+        self.provision_static_streams()
+
+    def announce_all(self) -> None:
+        """After a reconnection: every valid epoch, now."""
+        now_ns = monotonic_ns()
+        for stream in self.streams:
+            if stream.epoch is not None and not stream.is_tainted and not stream.is_provisioning:
+                self.announcer.announce_now(stream, now_ns)
+
+    def take_provisioned(self) -> int:
+        """Put finished epochs into service; how many results there were."""
+        count = 0
+        while (result := self._provisioner.take()) is not None:
+            count += 1
+            stream = self.streams.get(result.plan.stream_id)
+            assert stream is not None, "a stream being provisioned is never removed"
+            if result.error is None:
+                self._commit_epoch(stream, result)
+            else:
+                self._on_provision_failure(stream, result.error)
+        return count
+
+    def retry_provisioning(self, now_ns: int) -> int:
+        """Streams that wait for space or for a second try; how many went on."""
+        if now_ns < self._next_gc_look_ns:
+            return 0
+        self._next_gc_look_ns = now_ns + _GC_POLL_NS
+        count = 0
+        report = None
+        for stream in self.streams:
+            if stream.space is not None:
+                report = report or read_report(self._settings.shm.namespace_dir)
+                served = report is not None and report.requests_served >= stream.space.request
+                if served or now_ns > stream.space.deadline_ns:
+                    stream.space, stream.has_retried = None, True
+                    self._submit(stream)
+                    count += 1
+            elif stream.retry_ns and now_ns >= stream.retry_ns and not stream.is_provisioning:
+                stream.retry_ns = 0
+                self._begin_epoch(stream, stream.reason)
+                count += 1
+        return count
+
+    def on_regions_lost(self, stream: Stream) -> None:
+        """Its files were removed underneath us: new regions, a new epoch (Driver §6)."""
+        self._begin_epoch(stream, BumpReason.REGIONS_LOST)
+
+    def _add_stream(
+        self,
+        stream_id: int,
+        name: str,
+        profile: str,
+        heritage: Heritage | None,
+        *,
+        is_static: bool,
+    ) -> Stream:
+        evicted = self.streams.evict_for_room()
+        if evicted is not None:
+            self.announcer.withdraw(evicted.stream_id)
+        stream = self.streams.add(
+            stream_id, name, self._settings.profile(profile), is_static=is_static
+        )
+        stream.last_epoch = heritage.last_epochs.get(stream_id, 0) if heritage else 0
+        self._registry.write_stream(stream.index, stream.record())
+        return stream
+
+    def _begin_epoch(self, stream: Stream, reason: BumpReason) -> None:
+        """Have the stream's next epoch made; the current one is announced no more."""
+        stream.reason = reason
+        if hasattr(self, "announcer"):
+            self.announcer.withdraw(stream.stream_id)
+        if not stream.is_provisioning:
+            # An epoch in the making was never visible: it serves this reason as well.
+            stream.is_provisioning = True
+            stream.has_retried = False
+            self._submit(stream)
+
+    def _submit(self, stream: Stream) -> None:
+        self._last_epoch = stream.last_epoch = max(self._last_epoch + 1, time_ns())
+        # In the registry before it exists: a successor starts above it, whatever happens.
+        self._registry.write_stream(stream.index, stream.record())
+        self._provisioner.submit(EpochPlan(stream.stream_id, stream.last_epoch, stream.profile))
+
+    def _commit_epoch(self, stream: Stream, result: Provisioned) -> None:
+        now_ns = monotonic_ns()
+        if stream.epoch is not None:
+            stream.epoch.close()
+        stream.epoch = result.epoch
+        stream.is_provisioning = stream.is_tainted = False
+        stream.retry_ns = 0
+        stream.bumps += 1
+        stream.epoch_created_ns = now_ns
+        self.stats.epoch_bumps[stream.reason.name] += 1
+        self.stats.provisioned_bytes += result.plan.total_bytes
+        for lease_id in stream.consumers:
+            lease = self.leases.get(lease_id)
+            if lease is not None:
+                lease.epoch = result.plan.epoch
+                self._registry.write_lease(lease.index, lease.record())
+        waiting, stream.waiting = stream.waiting, []
+        for entry in waiting:
+            self._grant(stream, entry)
+        self._registry.write_stream(stream.index, stream.record())
+        self._registry.count_epoch_change()
+        self.announcer.announce_now(stream, now_ns)
+        _log.info(
+            "epoch in service",
+            extra={
+                "stream_id": stream.stream_id,
+                "epoch": result.plan.epoch,
+                "reason": stream.reason.name,
+                "bytes": result.plan.total_bytes,
+            },
+        )
+
+    def _on_provision_failure(self, stream: Stream, error: HostError) -> None:
+        self.stats.provision_failures += 1
+        if isinstance(error, LockRefused):
+            self.fatal = error
+        if (
+            isinstance(error, NoSpace)
+            and not stream.has_retried
+            and self._policies.epoch_gc_enabled
+        ):
+            deadline = monotonic_ns() + _GC_WAIT_NS
+            stream.space = SpaceWait(self._registry.request_gc(), deadline)
+            return
+        _log.error("provisioning failed", extra={"stream_id": stream.stream_id, "why": str(error)})
+        stream.is_provisioning = False
+        waiting, stream.waiting = stream.waiting, []
+        for entry in waiting:
+            self._withdraw_reservation(entry.lease)
+            self._reject(entry.correlation_id, ResponseCode.INTERNAL_ERROR, str(error))
+        if stream.epoch is not None and not stream.is_tainted:
+            self.announcer.announce_now(stream, monotonic_ns())
+        else:
+            if stream.epoch is not None:
+                stream.epoch.close()
+                stream.epoch = None
+            stream.retry_ns = monotonic_ns() + _RETRY_NS
+        self._registry.write_stream(stream.index, stream.record())
+
+    # -- requests -------------------------------------------------------------------------
+
+    def attach(self, request: ShmAttachRequest, session_id: int) -> None:
+        """Answer an attach, now or when the regions are there (Driver §4.2)."""
+        self.stats.attach_requests += 1
+        now_ns = monotonic_ns()
+        if self._is_pending_retry(request):
+            return
+        try:
+            if self.is_draining:
+                raise Rejection(ResponseCode.REJECTED, "the driver is shutting down")
+            admission = self._rules.judge(request, session_id, now_ns)
+        except Rejection as rejection:
+            self._reject(request.correlation_id, rejection.code, rejection.message, request)
+            return
+        self._admit(request, session_id, admission)
+
+    def _is_pending_retry(self, request: ShmAttachRequest) -> bool:
+        """Whether the same request already waits: a retry is no second attach (Driver §4.8)."""
+        stream = self.streams.get(request.stream_id)
+        return stream is not None and any(
+            entry.correlation_id == request.correlation_id
+            and entry.lease.client_id == request.client_id
+            for entry in stream.waiting
+        )
+
+    def _admit(self, request: ShmAttachRequest, session_id: int, admission: Admission) -> None:
+        if admission.superseded is not None:
+            self.stats.superseded_leases += 1
+            self._end(
+                admission.superseded,
+                LeaseRevokeReason.REVOKED,
+                "superseded: its client attached again from a new session",
+            )
+        stream = admission.stream
+        if stream is None:
+            name = f"dynamic-{admission.stream_id}"
+            profile = self._policies.default_profile
+            stream = self._add_stream(admission.stream_id, name, profile, None, is_static=False)
+        lease = self.leases.reserve(
+            stream_id=stream.stream_id,
+            client_id=request.client_id,
+            role=admission.role,
+            node_id=admission.node_id,
+            session_id=session_id,
+        )
+        entry = Waiting(request.correlation_id, lease)
+        if admission.role is Role.PRODUCER:
+            stream.producer = lease
+            stream.waiting.append(entry)
+            # A producer's first act is an epoch of its own (Driver §6).
+            self._begin_epoch(stream, BumpReason.PRODUCER_ATTACHED)
+            return
+        stream.consumers.add(lease.lease_id)
+        if stream.epoch is not None and not stream.is_provisioning:
+            self._grant(stream, entry)
+            self._registry.write_stream(stream.index, stream.record())
+            return
+        stream.waiting.append(entry)
+        if not stream.is_provisioning:
+            self._begin_epoch(stream, BumpReason.CREATED)
+
+    def _grant(self, stream: Stream, entry: Waiting) -> None:
+        assert stream.epoch is not None
+        lease, epoch = entry.lease, stream.epoch
+        self.leases.grant(
+            lease, epoch=epoch.epoch, now_ns=monotonic_ns(), ttl_ns=self._policies.lease_ttl_ns
+        )
+        self._registry.write_lease(lease.index, lease.record())
+        self._registry.set_active_leases(len(self.leases))
+        self.stats.attaches += 1
+        self.outbox.send(
+            ShmAttachResponse(
+                entry.correlation_id,
+                ResponseCode.OK,
+                lease.lease_id,
+                lease.expiry_ns,
+                stream.stream_id,
+                epoch.epoch,
+                LAYOUT_VERSION,
+                stream.profile.header_nslots,
+                HEADER_SLOT_BYTES,
+                lease.node_id,
+                epoch.pools,
+                epoch.header_uri,
+            )
+        )
+        _log.info("lease attached", extra=_ids(lease) | {"epoch": epoch.epoch})
+
+    def reject_unsupported(self, correlation_id: int, *, is_attach: bool, text: str) -> None:
+        """The client's schema version is newer than ours (Driver §4.4a)."""
+        if is_attach:
+            self._reject(correlation_id, ResponseCode.UNSUPPORTED, text)
+        else:
+            self.outbox.send(ShmDetachResponse(correlation_id, ResponseCode.UNSUPPORTED, text))
+
+    def _reject(
+        self,
+        correlation_id: int,
+        code: ResponseCode,
+        message: str,
+        request: ShmAttachRequest | None = None,
+    ) -> None:
+        self.stats.rejects[code.name] += 1
+        self.outbox.send(
+            ShmAttachResponse(
+                correlation_id, code, error_message=message[:MAX_ERROR_MESSAGE_BYTES]
+            )
+        )
+        fields: dict[str, Any] = {"code": code.name, "why": message}
+        if request is not None:
+            fields |= {"stream_id": request.stream_id, "client_id": request.client_id}
+        _log.debug("attach rejected", extra=fields)
+
+    def keep_alive(self, message: ShmLeaseKeepalive, session_id: int) -> None:
+        """Extend the lease if everything matches; ignore and count it otherwise (Driver §4.4)."""
+        lease = self.leases.get(message.lease_id)
+        if lease is None or not _matches(lease, message):
+            self.stats.ignored_keepalives += 1
+            return
+        self.stats.keepalives += 1
+        self.leases.keep_alive(
+            lease,
+            session_id=session_id,
+            now_ns=monotonic_ns(),
+            ttl_ns=self._policies.lease_ttl_ns,
+        )
+        self._registry.write_lease(lease.index, lease.record())
+
+    def detach(self, message: ShmDetachRequest) -> None:
+        """End the lease if everything matches (Driver §4.9)."""
+        lease = self.leases.get(message.lease_id)
+        if lease is None or not _matches(lease, message):
+            self.outbox.send(
+                ShmDetachResponse(
+                    message.correlation_id,
+                    ResponseCode.REJECTED,
+                    f"lease {message.lease_id} is unknown or already over, or stream, client or "
+                    "role do not match it",
+                )
+            )
+            return
+        self.stats.detaches += 1
+        self._end(lease, LeaseRevokeReason.DETACHED)
+        self.outbox.send(ShmDetachResponse(message.correlation_id, ResponseCode.OK))
+
+    # -- ends -----------------------------------------------------------------------------
+
+    def expire_due(self, now_ns: int) -> int:
+        """End the leases whose deadlines have passed; how many."""
+        count = 0
+        while count < _EXPIRIES_PER_CYCLE and (lease := self.leases.next_expired(now_ns)):
+            text = "its client's Aeron session ended" if lease.is_orphaned else "no keepalive came"
+            reason = LeaseRevokeReason.REVOKED if lease.is_orphaned else LeaseRevokeReason.EXPIRED
+            self._end(lease, reason, text)
+            count += 1
+        return count
+
+    def orphan_sessions(self, session_ids: set[int]) -> None:
+        """These Aeron sessions are gone: their leases live on only by a keepalive."""
+        deadline_ns = monotonic_ns() + self._policies.lease_keepalive_interval_ns
+        for lease in self.leases.of_sessions(session_ids):
+            self.leases.orphan(lease, deadline_ns=deadline_ns)
+            if lease.is_granted:
+                self._registry.write_lease(lease.index, lease.record())
+
+    def forget_all(self) -> None:
+        """A clean shutdown: `ShmDriverShutdown` has invalidated every lease (Driver §4.13)."""
+        for lease in list(self.leases):
+            self._release_records(lease)
+        for stream in self.streams:
+            if stream.epoch is not None:
+                stream.epoch.close()
+                stream.epoch = None
+            stream.producer = None
+            stream.consumers.clear()
+            self._registry.write_stream(stream.index, stream.record())
+
+    def _end(self, lease: Lease, reason: LeaseRevokeReason, text: str = "") -> None:
+        stream = self.streams.get(lease.stream_id)
+        assert stream is not None, "a stream with leases is never removed"
+        if not lease.is_granted:
+            self._withdraw_reservation(lease)
+            stream.waiting = [entry for entry in stream.waiting if entry.lease is not lease]
+            return
+        self._release_records(lease)
+        self.stats.ends[reason.name] += 1
+        self.outbox.send(
+            ShmLeaseRevoked(
+                monotonic_ns(),
+                lease.lease_id,
+                lease.stream_id,
+                lease.client_id,
+                lease.role,
+                reason,
+                text,
+            )
+        )
+        _log.info("lease ended", extra=_ids(lease) | {"reason": reason.name, "why": text})
+        if stream.producer is lease:
+            stream.producer = None
+            stream.is_tainted = True
+            self._begin_epoch(stream, _BUMP_OF_END[reason])
+        else:
+            stream.consumers.discard(lease.lease_id)
+        self._registry.write_stream(stream.index, stream.record())
+
+    def _withdraw_reservation(self, lease: Lease) -> None:
+        stream = self.streams.get(lease.stream_id)
+        assert stream is not None, "a stream with leases is never removed"
+        self.leases.remove(lease, now_ns=monotonic_ns())
+        if stream.producer is lease:
+            stream.producer = None
+        stream.consumers.discard(lease.lease_id)
+
+    def _release_records(self, lease: Lease) -> None:
+        now_ns = monotonic_ns()
+        self.leases.remove(lease, now_ns=now_ns)
+        released = lease.record()._replace(
+            state=LeaseState.RELEASED, expiry_ns=now_ns + self.leases.node_ids.cooldown_ns
+        )
+        self._registry.write_lease(lease.index, released)
+        self._registry.set_active_leases(len(self.leases))
+
+
+def _matches(lease: Lease, message: ShmLeaseKeepalive | ShmDetachRequest) -> bool:
+    """Whether stream, client and role are the lease's own, and it was granted."""
+    return (
+        lease.is_granted
+        and lease.stream_id == message.stream_id
+        and lease.client_id == message.client_id
+        and lease.role == message.role
+    )
+
+
+def _ids(lease: Lease) -> dict[str, Any]:
+    return {
+        "stream_id": lease.stream_id,
+        "lease_id": lease.lease_id,
+        "client_id": lease.client_id,
+        "role": lease.role.name,
+    }
