@@ -1,0 +1,148 @@
+"""What producer and consumer share: a lease, its current mapping, and waiting for both."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from tensorpool.client.errors import AttachRejected, LeaseLost, NoDriver, PoolClosed
+from tensorpool.client.keeper import LeaseKeeper
+from tensorpool.client.lease import ClientLease, LeaseStatus
+from tensorpool.client.mapping import MappedEpoch
+from tensorpool.shm.paths import canonical_bases
+from tensorpool.wire.driver import PublishMode, Role
+
+DETACH_TIMEOUT_S = 0.5
+
+
+class Attachment:
+    """One lease with its mapping; a context manager. For one thread."""
+
+    _role: Role
+    _writable: bool
+
+    def __init__(
+        self, keeper: LeaseKeeper, stream_id: int, *, client_id: int | None, timeout_s: float
+    ) -> None:
+        self._keeper = keeper
+        self._bases = canonical_bases(keeper.settings.shm.allowed_base_dirs)
+        self._lease = ClientLease(
+            stream_id,
+            self._role,
+            client_id or keeper.choose_client_id(),
+            client_id is not None,
+            PublishMode.EXISTING_OR_CREATE,
+        )
+        self._mapped: MappedEpoch | None = None
+        self._version = -1
+        self._connection = 0
+        self._is_closed = False
+        self._timeout_s = timeout_s
+        keeper.add(self._lease)
+        try:
+            self._await_lease(timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def stream_id(self) -> int:
+        """The stream's id; chosen by the driver if 0 was asked for."""
+        return self._lease.stream_id
+
+    @property
+    def client_id(self) -> int:
+        """This attachment's client id."""
+        return self._lease.client_id
+
+    @property
+    def lease_id(self) -> int:
+        """The current lease's id."""
+        return self._lease.lease_id
+
+    @property
+    def epoch(self) -> int:
+        """The mapped epoch, 0 while there is none."""
+        return self._mapped.epoch if self._mapped is not None else 0
+
+    def close(self) -> None:
+        """Detach and let go; idempotent. Frames handed out keep their memory."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._on_unmap()
+        self._mapped = None
+        self._keeper.release(self._lease, DETACH_TIMEOUT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _await_lease(self, timeout_s: float | None) -> None:
+        """Wait until there is a lease.
+
+        Raises:
+            AttachRejected: the driver refused, and time is up or no retry can help.
+            NoDriver: nobody answered in time.
+            LeaseLost: `timeout_s` is 0 and there is none.
+        """
+        lease = self._lease
+        with lease.changed:
+            lease.changed.wait_for(
+                lambda: lease.status in (LeaseStatus.ATTACHED, LeaseStatus.CLOSED)
+                or (lease.attaches == 0 and isinstance(lease.error, AttachRejected)
+                    and not _may_pass(lease)),
+                timeout_s,
+            )
+            if lease.status is LeaseStatus.ATTACHED:
+                return
+            if self._is_closed or lease.status is LeaseStatus.CLOSED:
+                raise PoolClosed("the pool or this attachment was closed")
+            if isinstance(lease.error, AttachRejected):
+                raise lease.error
+            if lease.attaches:
+                raise LeaseLost(
+                    f"stream {lease.stream_id}: the lease was lost and could not be had again "
+                    f"within {timeout_s} s"
+                )
+            raise NoDriver(
+                f"stream {lease.stream_id}: no driver answered within {timeout_s} s; is "
+                "`tensorpool up` running with the same configuration? (`tensorpool status`)"
+            )
+
+    def _refresh(self) -> MappedEpoch | None:
+        """The current mapping after whatever changed; None while there is nothing to map."""
+        lease = self._lease
+        if self._is_closed:
+            raise PoolClosed("this attachment was closed")
+        with lease.changed:
+            version, regions = lease.version, lease.regions
+        if version != self._version:
+            self._version = version
+            if regions is None:
+                self._on_unmap()
+                self._mapped = None
+            elif self._mapped is None or self._mapped.epoch != regions.epoch:
+                self._on_unmap()
+                self._mapped = None
+                self._mapped = MappedEpoch(regions, self._bases, writable=self._writable)
+                self._on_map(self._mapped)
+        return self._mapped
+
+    def _on_map(self, mapped: MappedEpoch) -> None:
+        """A new epoch was mapped: forget everything about the former one."""
+
+    def _on_unmap(self) -> None:
+        """The mapping must not be used any more."""
+
+
+def _may_pass(lease: ClientLease) -> bool:
+    """Whether a refusal of a first attach can pass by itself: a new id was drawn."""
+    return "client_id already attached" in str(lease.error) and not lease.has_fixed_id

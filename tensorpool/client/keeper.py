@@ -1,0 +1,505 @@
+"""The lease keeper: one background thread a pool, for any number of leases.
+
+It attaches, keeps alive, watches revocations, shutdowns and announces, reattaches with
+back-off and jitter, and comes back after the loss of the media driver. Users of leases
+never talk to the driver themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import time_ns
+from typing import Any
+
+from tensorpool import wire
+from tensorpool.aeron.client import (
+    AeronClient,
+    MediaDriverLost,
+    Offer,
+    Publication,
+    Subscription,
+    has_media_driver_file,
+)
+from tensorpool.aeron.idle import BackoffIdle
+from tensorpool.client.errors import AttachRejected
+from tensorpool.client.lease import ClientLease, LeaseStatus
+from tensorpool.client.mapping import EpochRegions
+from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
+from tensorpool.errors import TensorPoolError
+from tensorpool.settings import HostSettings
+from tensorpool.wire.control import (
+    CONTROL,
+    ClockDomain,
+    ConsumerHello,
+    Mode,
+    QosConsumer,
+    QosProducer,
+    ResponseCode,
+    ShmPoolAnnounce,
+)
+from tensorpool.wire.driver import (
+    DRIVER,
+    HugepagesPolicy,
+    LeaseRevokeReason,
+    Role,
+    ShmAttachRequest,
+    ShmAttachResponse,
+    ShmDetachRequest,
+    ShmDetachResponse,
+    ShmDriverShutdown,
+    ShmLeaseKeepalive,
+    ShmLeaseRevoked,
+)
+
+_log = logging.getLogger(__name__)
+
+_ATTACH_TIMEOUT_NS = 2 * NS_PER_S
+_BACKOFF_FIRST_NS = 20 * NS_PER_MS
+_BACKOFF_MAX_NS = NS_PER_S
+_MAX_PARK_NS = NS_PER_MS
+_QOS_PERIOD_NS = NS_PER_S
+_POLL_LIMIT = 64
+_ID_TAKEN = "client_id already attached"
+_INTERESTING = {
+    (schema.schema_id, schema.by_type[kind].template_id)
+    for schema, kind in (
+        (DRIVER, ShmAttachResponse),
+        (DRIVER, ShmDetachResponse),
+        (DRIVER, ShmLeaseRevoked),
+        (DRIVER, ShmDriverShutdown),
+        (CONTROL, ShmPoolAnnounce),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PoolEvent:
+    """Something that happened to a lease or to the connection; `what` is a stable word."""
+
+    what: str
+    stream_id: int | None = None
+    lease_id: int | None = None
+    detail: str = ""
+
+
+class LeaseKeeper:
+    """Keeps the leases of one pool.
+
+    Attributes:
+        connection: grows with every connection to a media driver; publications and
+            subscriptions made before are dead.
+        events: the latest events, oldest first.
+    """
+
+    def __init__(self, settings: HostSettings, on_event: Callable[[PoolEvent], None] | None) -> None:
+        self.settings = settings
+        self.connection = 0
+        self.events: deque[PoolEvent] = deque(maxlen=1000)
+        self._on_event = on_event
+        self._lock = threading.RLock()
+        self._leases: list[ClientLease] = []
+        self._client: AeronClient | None = None
+        self._control: Publication
+        self._qos: Publication
+        self._subscriptions: list[Subscription] = []
+        self._joined_ns = 0
+        self._next_qos_ns = 0
+        self._correlation_id = random.getrandbits(62)
+        self._is_closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tensorpool-keeper", daemon=True)
+
+    # -- called by users ------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Connect now, then keep on in the background.
+
+        Raises:
+            MediaDriverLost: no media driver is there.
+        """
+        self._connect()
+        self._thread.start()
+
+    @property
+    def client(self) -> AeronClient:
+        """The present connection.
+
+        Raises:
+            MediaDriverLost: there is none just now.
+        """
+        client = self._client
+        if client is None:
+            raise MediaDriverLost("no media driver at the moment; the pool is reconnecting")
+        return client
+
+    def has_lost_connection(self, connection: int) -> bool:
+        """Whether what was made with that connection is dead."""
+        return self._client is None or connection != self.connection or self._client.is_lost
+
+    def add(self, lease: ClientLease) -> None:
+        """Attach and keep the lease."""
+        with self._lock:
+            self._leases.append(lease)
+
+    def release(self, lease: ClientLease, timeout_s: float) -> None:
+        """Detach and forget the lease, waiting a little for the driver's word."""
+        with lease.changed:
+            if lease.status is LeaseStatus.ATTACHED:
+                lease.status = LeaseStatus.DETACHING
+                lease.next_action_ns = 0
+                lease.changed.wait_for(lambda: lease.status is LeaseStatus.CLOSED, timeout_s)
+            lease.status = LeaseStatus.CLOSED
+            lease.regions = None
+            lease.bump()
+        with self._lock:
+            if lease in self._leases:
+                self._leases.remove(lease)
+
+    def close(self) -> None:
+        """End the thread and the connection."""
+        self._is_closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        with self._lock:
+            self._disconnect()
+
+    def choose_client_id(self) -> int:
+        """A random non-zero client id (Driver §B.2)."""
+        return random.randrange(1, 1 << 31)
+
+    # -- the thread -----------------------------------------------------------------------
+
+    def _run(self) -> None:
+        idle = BackoffIdle(_MAX_PARK_NS)
+        while not self._is_closing.is_set():
+            try:
+                work = self._do_work()
+            except MediaDriverLost as error:
+                self._on_media_driver_lost(error)
+                work = 0
+            except TensorPoolError:
+                _log.exception("lease keeper")
+                work = 0
+            idle.idle(work)
+
+    def _do_work(self) -> int:
+        with self._lock:
+            if self._client is None:
+                if not has_media_driver_file(self.settings.aeron_dir):
+                    return 0
+                self._connect()
+                self._emit(PoolEvent("media_driver_back"))
+            if self.client.is_lost:
+                raise MediaDriverLost("silent for a second")
+            work = sum(s.poll(self._on_fragment, _POLL_LIMIT) for s in self._subscriptions)
+            now_ns = monotonic_ns()
+            for lease in self._leases:
+                work += self._tend(lease, now_ns)
+            if now_ns >= self._next_qos_ns:
+                self._next_qos_ns = now_ns + _QOS_PERIOD_NS
+                self._send_qos()
+            return work
+
+    def _connect(self) -> None:
+        driver = self.settings.driver
+        client = AeronClient(self.settings.aeron_dir, f"tensorpool-client {os.getpid()}")
+        try:
+            endpoints = {driver.control, driver.announce}
+            subscriptions = [client.subscription(e, tether=True) for e in endpoints]
+            self._control = client.publication(driver.control)
+            self._qos = client.publication(driver.qos)
+        except BaseException:
+            client.close()
+            raise
+        self._subscriptions = subscriptions
+        self._client = client
+        self._joined_ns = monotonic_ns()
+        self.connection += 1
+
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+            self._subscriptions = []
+
+    def _on_media_driver_lost(self, error: MediaDriverLost) -> None:
+        with self._lock:
+            if self._client is not None:
+                self._emit(PoolEvent("media_driver_lost", detail=str(error)))
+            self._disconnect()
+        # Leases live on in the driver; a keepalive from the next connection keeps them.
+
+    def _emit(self, event: PoolEvent) -> None:
+        self.events.append(event)
+        _log.info(event.what, extra={k: v for k, v in _event_fields(event).items() if v})
+        if self._on_event is not None:
+            self._on_event(event)
+
+    # -- one lease ------------------------------------------------------------------------
+
+    def _tend(self, lease: ClientLease, now_ns: int) -> int:
+        if now_ns < lease.next_action_ns:
+            return 1 if lease.status in _IN_A_HURRY else 0
+        with lease.changed:
+            match lease.status:
+                case LeaseStatus.BACKOFF | LeaseStatus.ATTACHING:
+                    self._send_attach(lease, now_ns)
+                case LeaseStatus.ATTACHED if now_ns >= lease.deadline_ns:
+                    self._lose(lease, "lease_expired", "no keepalive went out in time")
+                case LeaseStatus.ATTACHED:
+                    self._send_keepalive(lease, now_ns)
+                case LeaseStatus.DETACHING:
+                    self._send_detach(lease, now_ns)
+                case LeaseStatus.CLOSED:
+                    return 0
+        return 1
+
+    def _send_attach(self, lease: ClientLease, now_ns: int) -> None:
+        self._correlation_id = (self._correlation_id + 1) & ((1 << 63) - 1)
+        lease.correlation_id = self._correlation_id
+        request = ShmAttachRequest(
+            lease.correlation_id,
+            lease.stream_id,
+            lease.client_id,
+            lease.role,
+            publish_mode=lease.publish_mode,
+            require_hugepages=HugepagesPolicy.UNSPECIFIED,
+        )
+        lease.status = LeaseStatus.ATTACHING
+        if self._control.offer(wire.encode(request)) is Offer.SENT:
+            lease.next_action_ns = now_ns + _ATTACH_TIMEOUT_NS
+        else:
+            lease.next_action_ns = now_ns + _BACKOFF_FIRST_NS
+
+    def _send_keepalive(self, lease: ClientLease, now_ns: int) -> None:
+        message = ShmLeaseKeepalive(
+            lease.lease_id, lease.stream_id, lease.client_id, lease.role, time_ns()
+        )
+        if self._control.offer(wire.encode(message)) is Offer.SENT:
+            lease.next_action_ns = now_ns + self.settings.policies.lease_keepalive_interval_ns
+            lease.deadline_ns = now_ns + lease.ttl_ns
+        else:
+            lease.next_action_ns = now_ns + _BACKOFF_FIRST_NS
+
+    def _send_detach(self, lease: ClientLease, now_ns: int) -> None:
+        self._correlation_id += 1
+        lease.correlation_id = self._correlation_id
+        request = ShmDetachRequest(
+            lease.correlation_id, lease.lease_id, lease.stream_id, lease.client_id, lease.role
+        )
+        if self._control.offer(wire.encode(request)) is Offer.SENT:
+            lease.next_action_ns = now_ns + _ATTACH_TIMEOUT_NS
+        else:
+            lease.next_action_ns = now_ns + NS_PER_MS
+
+    def _lose(self, lease: ClientLease, what: str, detail: str) -> None:
+        """Stop using the lease at once and attach again soon (Driver §4.7, §4.9)."""
+        lease.status = LeaseStatus.BACKOFF
+        lease.regions = None
+        lease.attempts = 0
+        lease.next_action_ns = monotonic_ns() + _jittered(_BACKOFF_FIRST_NS)
+        lease.bump()
+        self._emit(PoolEvent(what, lease.stream_id, lease.lease_id, detail))
+
+    def _send_qos(self) -> None:
+        for lease in self._leases:
+            if lease.status is not LeaseStatus.ATTACHED or lease.regions is None:
+                continue
+            seq, gaps, late = lease.progress()
+            epoch = lease.regions.epoch
+            if lease.role is Role.PRODUCER:
+                message: Any = QosProducer(lease.stream_id, lease.client_id, epoch, seq)
+            else:
+                message = QosConsumer(
+                    lease.stream_id, lease.client_id, epoch, seq, gaps, late, Mode.STREAM
+                )
+            self._qos.offer(wire.encode(message))  # soft state: the next one comes in a second
+
+    # -- messages -------------------------------------------------------------------------
+
+    def _on_fragment(self, buffer: memoryview, _: int) -> None:
+        try:
+            header = wire.read_header(buffer)
+            if (header.schema_id, header.template_id) not in _INTERESTING:
+                return
+            message = wire.decode(buffer)
+        except wire.WireError as error:
+            # Fail closed (Driver §4.4a): what cannot be read is not acted upon.
+            _log.warning("message rejected", extra={"why": str(error)})
+            return
+        match message:
+            case ShmAttachResponse():
+                self._on_attach_response(message)
+            case ShmDetachResponse():
+                self._on_detach_response(message)
+            case ShmLeaseRevoked():
+                self._on_revoked(message)
+            case ShmDriverShutdown():
+                self._on_shutdown(message)
+            case ShmPoolAnnounce():
+                self._on_announce(message)
+
+    def _awaiting(self, correlation_id: int, status: LeaseStatus) -> ClientLease | None:
+        for lease in self._leases:
+            if lease.correlation_id == correlation_id and lease.status is status:
+                return lease
+        return None
+
+    def _on_attach_response(self, response: ShmAttachResponse) -> None:
+        lease = self._awaiting(response.correlation_id, LeaseStatus.ATTACHING)
+        if lease is None:
+            return  # somebody else's, or a duplicate (Driver §B.1)
+        with lease.changed:
+            if response.code != ResponseCode.OK:
+                self._on_rejected(lease, response)
+                return
+            try:
+                self._accept(lease, response)
+            except TensorPoolError as error:
+                # A protocol error: drop the attach and try again (Driver §4.7a).
+                self._retry_later(lease, error)
+                self._emit(PoolEvent("protocol_error", lease.stream_id, None, str(error)))
+
+    def _accept(self, lease: ClientLease, response: ShmAttachResponse) -> None:
+        required = (
+            response.lease_id,
+            response.stream_id,
+            response.epoch,
+            response.layout_version,
+            response.header_nslots,
+            response.header_slot_bytes,
+        )
+        if None in required:
+            raise wire.MalformedMessage("attach response OK with a required field missing")
+        regions = EpochRegions(
+            response.stream_id or 0,
+            response.epoch or 0,
+            response.layout_version or 0,
+            response.header_nslots or 0,
+            response.header_slot_bytes or 0,
+            response.header_region_uri,
+            response.payload_pools,
+        )
+        regions.check()
+        now_ns = monotonic_ns()
+        policies = self.settings.policies
+        lease.ttl_ns = (
+            policies.lease_ttl_ns
+            if response.lease_expiry_timestamp_ns is None
+            else max(response.lease_expiry_timestamp_ns - now_ns, NS_PER_MS)
+        )
+        lease.deadline_ns = now_ns + lease.ttl_ns
+        lease.next_action_ns = now_ns + policies.lease_keepalive_interval_ns
+        lease.lease_id = response.lease_id or 0
+        lease.node_id = response.node_id or 0
+        lease.stream_id = regions.stream_id
+        lease.regions = regions
+        lease.error = None
+        lease.attempts = 0
+        lease.attaches += 1
+        lease.status = LeaseStatus.ATTACHED
+        lease.bump()
+        what = "attached" if lease.attaches == 1 else "reattached"
+        self._emit(PoolEvent(what, lease.stream_id, lease.lease_id, f"epoch {regions.epoch}"))
+        if lease.role is Role.CONSUMER:
+            self._control.offer(
+                wire.encode(
+                    ConsumerHello(
+                        lease.stream_id, lease.client_id, 1, 0, Mode.STREAM, 0, regions.layout_version
+                    )
+                )
+            )
+
+    def _on_rejected(self, lease: ClientLease, response: ShmAttachResponse) -> None:
+        error = AttachRejected(response.code, response.error_message or "no reason given")
+        if response.error_message.startswith(_ID_TAKEN) and not lease.has_fixed_id:
+            lease.client_id = self.choose_client_id()  # Driver §B.2
+        self._retry_later(lease, error)
+
+    def _retry_later(self, lease: ClientLease, error: Exception) -> None:
+        lease.error = error
+        lease.status = LeaseStatus.BACKOFF
+        backoff_ns = min(_BACKOFF_FIRST_NS << min(lease.attempts, 10), _BACKOFF_MAX_NS)
+        lease.attempts += 1
+        lease.next_action_ns = monotonic_ns() + _jittered(backoff_ns)
+        lease.bump()
+
+    def _on_detach_response(self, response: ShmDetachResponse) -> None:
+        lease = self._awaiting(response.correlation_id, LeaseStatus.DETACHING)
+        if lease is not None:
+            with lease.changed:
+                lease.status = LeaseStatus.CLOSED
+                lease.bump()
+
+    def _on_revoked(self, revoked: ShmLeaseRevoked) -> None:
+        if revoked.reason not in LeaseRevokeReason or revoked.role not in Role:
+            _log.warning("ShmLeaseRevoked with an unknown reason or role rejected")
+            return
+        for lease in self._leases:
+            if lease.lease_id == revoked.lease_id and lease.status is LeaseStatus.ATTACHED:
+                with lease.changed:
+                    reason = LeaseRevokeReason(revoked.reason).name
+                    self._lose(lease, "lease_revoked", f"{reason}: {revoked.error_message}")
+
+    def _on_shutdown(self, shutdown: ShmDriverShutdown) -> None:
+        for lease in self._leases:
+            if lease.status is LeaseStatus.ATTACHED:
+                with lease.changed:
+                    self._lose(lease, "driver_shutdown", shutdown.error_message)
+            elif lease.status is LeaseStatus.DETACHING:
+                with lease.changed:
+                    lease.status = LeaseStatus.CLOSED
+                    lease.bump()
+
+    def _on_announce(self, announce: ShmPoolAnnounce) -> None:
+        """A newer epoch of a stream that we consume: map that one from now on (Wire §10.1.1)."""
+        if announce.announce_clock_domain not in ClockDomain:
+            return
+        now_ns = monotonic_ns()
+        if announce.announce_clock_domain == ClockDomain.MONOTONIC and not self._is_fresh(
+            announce.announce_timestamp_ns, now_ns
+        ):
+            return
+        for lease in self._leases:
+            if (
+                lease.stream_id != announce.stream_id
+                or lease.role is not Role.CONSUMER
+                or lease.status is not LeaseStatus.ATTACHED
+                or (lease.regions is not None and announce.epoch <= lease.regions.epoch)
+            ):
+                continue
+            with lease.changed:
+                lease.regions = EpochRegions(
+                    announce.stream_id,
+                    announce.epoch,
+                    announce.layout_version,
+                    announce.header_nslots,
+                    announce.header_slot_bytes,
+                    announce.header_region_uri,
+                    announce.payload_pools,
+                )
+                lease.bump()
+            self._emit(
+                PoolEvent("epoch_changed", lease.stream_id, lease.lease_id, f"{announce.epoch}")
+            )
+
+    def _is_fresh(self, timestamp_ns: int, now_ns: int) -> bool:
+        window_ns = 3 * self.settings.policies.announce_period_ns
+        return timestamp_ns >= self._joined_ns and now_ns - timestamp_ns <= window_ns
+
+
+_IN_A_HURRY = {LeaseStatus.ATTACHING, LeaseStatus.DETACHING}
+"""Somebody waits for an answer: poll without parking."""
+
+
+def _jittered(duration_ns: int) -> int:
+    return int(duration_ns * random.uniform(0.5, 1.5))
+
+
+def _event_fields(event: PoolEvent) -> dict[str, object]:
+    return {"stream_id": event.stream_id, "lease_id": event.lease_id, "detail": event.detail}

@@ -1,0 +1,62 @@
+"""A client's lease as its keeper and its user share it.
+
+The keeper's thread changes it under `changed`; the user's thread reads `version` on every
+frame (one attribute, no lock) and looks closer only when it moved.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tensorpool.client.mapping import EpochRegions
+from tensorpool.wire.driver import Role
+
+
+class LeaseStatus(enum.Enum):
+    """Where a lease stands (Driver §4.12.1)."""
+
+    BACKOFF = "backoff"
+    ATTACHING = "attaching"
+    ATTACHED = "attached"
+    DETACHING = "detaching"
+    CLOSED = "closed"
+
+
+@dataclass(slots=True, eq=False)
+class ClientLease:
+    """One lease of this process.
+
+    Attributes:
+        version: grows with every change that the user of the lease must see.
+        regions: what to map now; None while there is no lease.
+        error: the driver's last refusal, if it is one that no retry cures by itself.
+        progress: the user's position for QoS: (last seq, gap drops, late drops).
+    """
+
+    stream_id: int
+    role: Role
+    client_id: int
+    has_fixed_id: bool
+    publish_mode: int
+    status: LeaseStatus = LeaseStatus.BACKOFF
+    version: int = 0
+    regions: EpochRegions | None = None
+    error: Exception | None = None
+    lease_id: int = 0
+    node_id: int = 0
+    correlation_id: int = 0
+    next_action_ns: int = 0
+    deadline_ns: int = 0
+    ttl_ns: int = 0
+    attempts: int = 0
+    attaches: int = 0
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    progress: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0)
+
+    def bump(self) -> None:
+        """Tell whoever uses or awaits the lease that it changed; `changed` is held."""
+        self.version += 1
+        self.changed.notify_all()
