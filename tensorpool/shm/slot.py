@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from tensorpool.shm.layout import HEADER_SLOT_BYTES, TENSOR_HEADER_BYTES
 from tensorpool.wire.control import CONTROL, MAX_DIMS, SlotHeader, TensorHeader
+from tensorpool.wire.errors import MalformedMessage
 
 _TENSOR = CONTROL.by_type[TensorHeader]
 _SLOT = CONTROL.by_type[SlotHeader]
@@ -50,13 +51,15 @@ def decode_tensor_header(raw: bytes) -> TensorHeader:
     """The TensorHeader in the 192 embedded bytes.
 
     Raises:
-        WireError: another schema, template, version or length (Wire §8.3 (5)).
+        MalformedMessage: another schema, template, version or length (Wire §8.3 (5)).
     """
-    from tensorpool import wire  # noqa: PLC0415 - the package's face imports this layer's schema
-
-    message = wire.decode(raw)
-    if not isinstance(message, TensorHeader):
-        raise wire.UnknownMessage(f"{type(message).__name__} where a TensorHeader must stand")
+    if len(raw) != TENSOR_HEADER_BYTES or raw[: len(_TENSOR.header)] != _TENSOR.header:
+        raise MalformedMessage(
+            f"{len(raw)} header bytes that start with {bytes(raw[:8]).hex()}, not "
+            f"{TENSOR_HEADER_BYTES} that start with {_TENSOR.header.hex()} (a TensorHeader)"
+        )
+    message, _ = _TENSOR.decode_body(raw, len(_TENSOR.header))
+    assert isinstance(message, TensorHeader)
     return message
 
 

@@ -10,7 +10,8 @@ from tensorpool.wire.codec import Buffer
 from tensorpool.wire.control import CONTROL, RegionType, ShmRegionSuperblock
 
 MAGIC = 0x544F504C53484D31
-"""ASCII TPOLSHM1, as a little-endian u64."""
+"""The number of Wire §7.1, which every implementation uses. In memory it reads 1MHSLPOT;
+its bytes do not spell the TPOLSHM1 that the specification prints beside it."""
 
 POOL_SLOT_BYTES = 0xFFFFFFFF
 """`slot_bytes` of a payload pool: the null value, since its slots are `stride_bytes` long."""

@@ -1,7 +1,7 @@
 """SBE messages of the tensor pool: schemas 900 (control) and 901 (driver).
 
-    data = wire.encode(ShmLeaseKeepalive(...))
-    message = wire.decode(data)
+data = wire.encode(ShmLeaseKeepalive(...))
+message = wire.decode(data)
 """
 
 from __future__ import annotations

@@ -73,10 +73,10 @@ class BodyCodec:
         for index, name in enumerate(message_type._fields):  # type: ignore[attr-defined]
             encoding = hints[name].__metadata__[0]
             match encoding:
-                case Primitive(code, width, null):
+                case Primitive(code, size_bytes, null):
                     if null is not None:
                         self._nulls.append((index, null))
-                    codes, width = codes + code, width
+                    codes, width = codes + code, size_bytes
                 case Array(item, length):
                     self._arrays.append((index, length))
                     codes, width = codes + f"{length}{item.code}", item.size * length
@@ -100,12 +100,7 @@ class BodyCodec:
         self._absent_data = ["" if text else b"" for _, text in self._data]
         self._min_entry = self.block_length + _LENGTH.size * len(self._data)
 
-    def encode_body(self, message: tuple[Any, ...]) -> bytes:
-        """The bytes of `message` without a message header.
-
-        Raises:
-            EncodeError: a value does not fit its field.
-        """
+    def _fixed_values(self, message: tuple[Any, ...]) -> list[Any]:
         fixed: list[Any] = list(message[: self._n_fields])
         for index, null in self._nulls:
             if fixed[index] is None:
@@ -117,8 +112,16 @@ class BodyCodec:
             if len(fixed[index]) != length:
                 raise EncodeError(f"{self.name}: {len(fixed[index])} items in an array of {length}")
             fixed[index : index + 1] = fixed[index]
+        return fixed
+
+    def encode_body(self, message: tuple[Any, ...]) -> bytes:
+        """The bytes of `message` without a message header.
+
+        Raises:
+            EncodeError: a value does not fit its field.
+        """
         try:
-            parts = [self.block.pack(*fixed)]
+            parts = [self.block.pack(*self._fixed_values(message))]
         except struct.error as error:
             raise EncodeError(f"{self.name}: {error} in {message!r}") from None
         at = self._n_fields
@@ -185,9 +188,7 @@ class BodyCodec:
         """The message of these fixed fields, its groups and variable data empty."""
         return self._make([*block, *(() for _ in self._groups), *self._absent_data])
 
-    def decode_group(
-        self, buffer: Buffer, offset: int, where: str
-    ) -> tuple[tuple[Any, ...], int]:
+    def decode_group(self, buffer: Buffer, offset: int, where: str) -> tuple[tuple[Any, ...], int]:
         """The entries of the group whose dimensions stand at `offset`, and the offset behind it.
 
         Raises:
