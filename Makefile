@@ -1,0 +1,40 @@
+# tensorpool: `make up` and `make test` are all that a fresh machine needs.
+# Settings: ARGS="..." for the command that a target runs, PYTHON=... to choose the interpreter.
+
+BIN := .venv/bin
+# Folders that are there; a checkout may lack some.
+TYPED := $(wildcard tensorpool tests bench)
+LINTED := $(wildcard tensorpool tests bench examples stubs docs tools)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up test check bench lock clean
+
+help: ## list the targets
+	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# Not a file target: the script compares contents, and so notices a moved checkout as well.
+setup: ## make .venv fit requirements.lock (every target does this by itself)
+	@tools/setup
+
+# `exec` leaves no shell in between: signals that make passes on reach the launcher itself.
+up: setup ## bring the host's driver up; Ctrl-C ends it (ARGS="config.toml")
+	@exec $(BIN)/tensorpool up $(ARGS)
+
+test: setup ## run every test (ARGS="-k attach -x")
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## lint, format, types, import direction
+	@$(BIN)/ruff check $(LINTED)
+	@$(BIN)/ruff format --check $(LINTED)
+	@$(BIN)/mypy $(TYPED)
+	@$(BIN)/python -m pytest -q tests/unit/test_import_direction.py
+
+bench: setup ## measure speed and size (ARGS="...")
+	@$(BIN)/python -m bench $(ARGS)
+
+lock: ## resolve the dependencies anew into requirements.lock
+	@tools/lock
+
+clean: ## remove what make and the tools made
+	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find $(TYPED) $(wildcard examples docs) -name __pycache__ -type d -prune -exec rm -rf {} +
