@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class Policies:
     epoch_gc_min_age_ns: int
     epoch_gc_on_startup: bool
     shutdown_timeout_ns: int
-    shutdown_token: str
+    shutdown_token: str = field(repr=False)
     max_leases: int
     max_streams: int
 
@@ -164,7 +165,7 @@ class MediaDriverSettings:
     """
 
     embedded: bool
-    threading: str
+    threading: Literal["shared", "dedicated", "shared_network"]
     environment: tuple[tuple[str, str], ...]
 
 
