@@ -239,7 +239,8 @@ class RegistryWriter:
 
     def request_gc(self) -> int:
         """Ask the epoch GC for a pass now; returns the request's number."""
-        number: int = self._words[_Word.GC_REQUESTS] + 1
+        # Above every number of a former driver too: an old report is no answer to this one.
+        number = max(self._words[_Word.GC_REQUESTS] + 1, monotonic_ns())
         store_release(self._words, _Word.GC_REQUESTS, number)
         return number
 
@@ -293,9 +294,7 @@ class RegistryReader:
         if not stat.S_ISREG(info.st_mode):
             raise RegistryError(f"registry {path} is no regular file; remove it")
         if info.st_size < _RECORDS_OFFSET:
-            raise RegistryError(
-                f"registry {path} is damaged: {info.st_size} bytes, no header fits"
-            )
+            raise RegistryError(f"registry {path} is damaged: {info.st_size} bytes, no header fits")
         self._path = path
         self._inode = (info.st_dev, info.st_ino)
         self._map = mmap.mmap(self._fd, info.st_size, prot=mmap.PROT_READ)
@@ -374,14 +373,14 @@ class RegistryReader:
         for index in range(self.max_streams):
             raw = self._read(_stream_offset(index), _STREAM)
             if raw is not None and raw[0]:
-                yield StreamRecord(*raw[:-2], _text(raw[-2]), _text(raw[-1]))
+                yield StreamRecord._make((*raw[:-2], _text(raw[-2]), _text(raw[-1])))
 
     def leases(self) -> Iterator[LeaseRecord]:
         """Every lease record in use, the released ones included."""
         for index in range(self.max_leases):
             raw = self._read(_lease_offset(self.max_streams, index), _LEASE)
             if raw is not None and raw[4] != LeaseState.FREE:
-                yield LeaseRecord(*raw)
+                yield LeaseRecord._make(raw)
 
     def close(self) -> None:
         """Unmap and close."""
@@ -404,7 +403,9 @@ class RegistryReader:
             values = fields.unpack_from(self._map, copy)
             if load_acquire(self._words, offset // 8) == version:
                 return values
-        raise RegistryError(f"registry {self._path}: a record changed {_READ_RETRIES} times in a row")
+        raise RegistryError(
+            f"registry {self._path}: a record changed {_READ_RETRIES} times in a row"
+        )
 
 
 def own_identity() -> WriterIdentity:

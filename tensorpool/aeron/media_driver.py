@@ -15,8 +15,6 @@ from tensorpool.child import FatalError, LauncherLink, exit_with
 from tensorpool.settings import HostSettings
 
 ROLE = "media_driver"
-EXTERNAL = "external"
-"""Readiness detail when another media driver lives in the directory; the child then ends."""
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.05
@@ -41,7 +39,7 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
     owner = None if _is_our_leftover(aeron_dir) else find_live_owner(aeron_dir)
     if owner is not None:
         _log.info("external media driver found", extra={"aeron_dir": aeron_dir, "pid": owner.pid})
-        link.ready(f"{EXTERNAL} pid={owner.pid}")
+        link.not_needed(f"external media driver, pid {owner.pid}")
         return
     if not settings.media_driver.embedded:
         raise FatalError(

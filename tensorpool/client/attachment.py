@@ -96,9 +96,14 @@ class Attachment:
         lease = self._lease
         with lease.changed:
             lease.changed.wait_for(
-                lambda: lease.status in (LeaseStatus.ATTACHED, LeaseStatus.CLOSED)
-                or (lease.attaches == 0 and isinstance(lease.error, AttachRejected)
-                    and not _may_pass(lease)),
+                lambda: (
+                    lease.status in (LeaseStatus.ATTACHED, LeaseStatus.CLOSED)
+                    or (
+                        lease.attaches == 0
+                        and isinstance(lease.error, AttachRejected)
+                        and not _may_pass(lease)
+                    )
+                ),
                 timeout_s,
             )
             if lease.status is LeaseStatus.ATTACHED:
@@ -133,10 +138,10 @@ class Attachment:
                 self._on_unmap()
                 self._mapped = None
                 self._mapped = MappedEpoch(regions, self._bases, writable=self._writable)
-                self._on_map(self._mapped)
+                self._on_map()
         return self._mapped
 
-    def _on_map(self, mapped: MappedEpoch) -> None:
+    def _on_map(self) -> None:
         """A new epoch was mapped: forget everything about the former one."""
 
     def _on_unmap(self) -> None:

@@ -159,7 +159,7 @@ class Consumer(Attachment):
     # -- one frame ------------------------------------------------------------------------
 
     def _open(self, descriptor: _Descriptor) -> Frame | None:
-        _, epoch, seq, _, meta_version, trace_id = descriptor
+        _, epoch, seq, _, _, trace_id = descriptor
         mapped = self._mapped
         if mapped is None or epoch != mapped.epoch:
             if mapped is None or epoch > mapped.epoch:
@@ -229,7 +229,7 @@ class Consumer(Attachment):
             layout.strides,
         )
 
-    def _on_map(self, mapped: MappedEpoch) -> None:
+    def _on_map(self) -> None:
         self._last_seq = -1
 
     def close(self) -> None:

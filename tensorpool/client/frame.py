@@ -86,7 +86,9 @@ class Frame:
         return copied
 
     def __array__(
-        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+        self,
+        dtype: npt.DTypeLike | None = None,
+        copy: bool | None = None,  # noqa: FBT001 - numpy's protocol
     ) -> AnyArray:
         """The view itself, for `np.asarray(frame)`."""
         return np.array(self.array, dtype=dtype, copy=copy)

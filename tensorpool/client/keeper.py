@@ -97,7 +97,9 @@ class LeaseKeeper:
         events: the latest events, oldest first.
     """
 
-    def __init__(self, settings: HostSettings, on_event: Callable[[PoolEvent], None] | None) -> None:
+    def __init__(
+        self, settings: HostSettings, on_event: Callable[[PoolEvent], None] | None
+    ) -> None:
         self.settings = settings
         self.connection = 0
         self.events: deque[PoolEvent] = deque(maxlen=1000)
@@ -410,7 +412,13 @@ class LeaseKeeper:
             self._control.offer(
                 wire.encode(
                     ConsumerHello(
-                        lease.stream_id, lease.client_id, 1, 0, Mode.STREAM, 0, regions.layout_version
+                        lease.stream_id,
+                        lease.client_id,
+                        1,
+                        0,
+                        Mode.STREAM,
+                        0,
+                        regions.layout_version,
                     )
                 )
             )

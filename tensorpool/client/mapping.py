@@ -41,7 +41,8 @@ class EpochRegions:
         elif any(pool.pool_nslots != self.header_nslots for pool in self.payload_pools):
             problem = "a pool's slot count differs from the header ring's"
         elif not all(
-            uri.strip() for uri in (self.header_region_uri, *(p.region_uri for p in self.payload_pools))
+            uri.strip()
+            for uri in (self.header_region_uri, *(p.region_uri for p in self.payload_pools))
         ):
             problem = "a region URI is missing"
         if problem is not None:

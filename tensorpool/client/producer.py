@@ -214,7 +214,7 @@ class Producer(Attachment):
             while monotonic_ns() < deadline:
                 if publication.raw_offer(self._descriptor) is True:
                     return
-        except Exception as error:  # noqa: BLE001 - the binding's own errors: the connection is gone
+        except Exception as error:
             if not self._keeper.has_lost_connection(self._connection):
                 raise MediaDriverLost(f"descriptor publication: {error}") from error
         self.drops_back_pressured += 1
@@ -269,7 +269,7 @@ class Producer(Attachment):
         publication.await_window(_CONNECT_PATIENCE_NS)
         self._publication, self._connection = publication, connection
 
-    def _on_map(self, mapped: MappedEpoch) -> None:
+    def _on_map(self) -> None:
         self._seq = 0
 
     def close(self) -> None:

@@ -71,9 +71,7 @@ def contiguous_header(shape: tuple[int, ...], code: Dtype, order: MajorOrder) ->
     if max(shape) > _INT32_MAX or min(shape) < 0:
         raise TensorError(f"shape {shape}: a dimension is beyond int32")
     return encode_tensor_header(
-        TensorHeader(
-            code, order, len(shape), 0, ProgressUnit.NONE, 0, padded(shape), padded(())
-        )
+        TensorHeader(code, order, len(shape), 0, ProgressUnit.NONE, 0, padded(shape), padded(()))
     )
 
 

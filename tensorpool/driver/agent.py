@@ -16,9 +16,9 @@ from typing import Any
 
 from tensorpool import wire
 from tensorpool.aeron.client import AeronClient, MediaDriverLost, has_media_driver_file
+from tensorpool.aeron.outbox import Outbox
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.driver.announcer import Announcer
-from tensorpool.driver.outbox import Outbox
 from tensorpool.driver.service import LeaseService
 from tensorpool.logs import RateLimit
 from tensorpool.registry import DriverState, LeaseRecord, RegistryWriter
@@ -107,7 +107,8 @@ class DriverAgent:
             _log.warning("media driver lost", extra={"why": str(error)})
             self.service.stats.media_driver_losses += 1
             self._disconnect()
-            self._lost_since_ns = monotonic_ns()
+            # What clients sent since our last whole cycle may be lost with the connection.
+            self._lost_since_ns = self._last_cycle_ns
             return 1
 
     def begin_shutdown(self, reason: ShutdownReason) -> None:
@@ -153,7 +154,7 @@ class DriverAgent:
         now_ns = monotonic_ns()
         self.service.outbox = Outbox(control)
         self.service.announcer = Announcer(announce, self._settings.policies.announce_period_ns)
-        self._take_gone_sessions()  # of the former media driver: its clients come back with new ones
+        self._take_gone_sessions()  # of the former media driver: new sessions come in their place
         if self._lost_since_ns:
             self.service.leases.extend_all(now_ns - self._lost_since_ns)
         self._revoke_debts()

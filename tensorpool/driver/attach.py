@@ -1,4 +1,4 @@
-"""The rules of attaching: may this client have this lease? (Driver §4.2, §4.3, §4.6, §5, §11)
+"""The rules of attaching: may this client have this lease? (Driver §4.2 to §4.6, §5, §11).
 
 Pure judgement, no effect: the first broken rule decides, with its response code and a
 diagnostic that says what to do.
@@ -20,7 +20,7 @@ CLIENT_ID_TAKEN = "client_id already attached"
 """Clients with automatic ids look for exactly this text (Driver §B.2)."""
 
 
-class Rejection(Exception):  # noqa: N818 - an answer on the wire, not a fault of ours
+class Rejection(Exception):
     """The answer "no": code and diagnostic."""
 
     def __init__(self, code: ResponseCode, message: str) -> None:
@@ -176,8 +176,7 @@ class AttachRules:
     def _check_backing(self, request: ShmAttachRequest) -> None:
         huge = self._backing.is_hugetlbfs
         wants_huge = request.require_hugepages == HugepagesPolicy.HUGEPAGES or (
-            request.require_hugepages == HugepagesPolicy.UNSPECIFIED
-            and self._shm.require_hugepages
+            request.require_hugepages == HugepagesPolicy.UNSPECIFIED and self._shm.require_hugepages
         )
         if wants_huge and not huge:
             raise Rejection(

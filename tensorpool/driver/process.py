@@ -11,11 +11,11 @@ from tensorpool.agent import DutyCycleTracker
 from tensorpool.child import FatalError, LauncherLink, exit_with
 from tensorpool.clock import NS_PER_MS
 from tensorpool.driver.agent import DriverAgent
-from tensorpool.driver.namespace import prepare_namespace
 from tensorpool.driver.provisioning import LockRefused, Provisioner
 from tensorpool.driver.recovery import inherit
 from tensorpool.driver.service import LeaseService
 from tensorpool.errors import HostError
+from tensorpool.namespace import prepare_namespace
 from tensorpool.registry import RegistryWriter
 from tensorpool.settings import HostSettings
 from tensorpool.wire.driver import ShutdownReason
@@ -33,7 +33,7 @@ def run(settings: HostSettings, link: LauncherLink) -> None:
         _run(settings, link)
     except LockRefused as error:
         exit_with(FatalError(str(error)), link)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the outermost frame reports and ends
         if not isinstance(error, HostError):
             _log.exception("driver failed")
         exit_with(error, link)

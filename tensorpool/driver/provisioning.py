@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from tensorpool.clock import monotonic_ns
-from tensorpool.driver.namespace import directory_mode, open_own_directory
 from tensorpool.errors import HostError
+from tensorpool.namespace import directory_mode, open_own_directory, prepare_namespace
 from tensorpool.registry import own_identity
 from tensorpool.settings import Profile, ShmSettings
 from tensorpool.shm import layout, paths
@@ -150,12 +150,22 @@ class Provisioner:
 
     def _work(self, plan: EpochPlan) -> None:
         try:
-            epoch = provision(plan, self._shm, prefault=self._prefault, mlock=self._mlock)
-            self._results.put(Provisioned(plan, epoch, None))
+            self._results.put(Provisioned(plan, self._provision(plan), None))
         except HostError as error:
             self._results.put(Provisioned(plan, None, error))
         except Exception as error:  # noqa: BLE001 - a lost result would hang the stream
             self._results.put(Provisioned(plan, None, HostError(f"provisioning failed: {error!r}")))
+
+    def _provision(self, plan: EpochPlan) -> Epoch:
+        try:
+            return provision(plan, self._shm, prefault=self._prefault, mlock=self._mlock)
+        except HostError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+        # A directory went between its making and its use: the GC took it as empty, or somebody
+        # removed the namespace. Once more, from the top.
+        os.close(prepare_namespace(self._shm))
+        return provision(plan, self._shm, prefault=self._prefault, mlock=self._mlock)
 
 
 def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool) -> Epoch:
@@ -230,7 +240,7 @@ def _open_stream_dir(plan: EpochPlan, shm: ShmSettings, mode: int) -> Iterator[i
         os.close(fd)
 
 
-def _make_region(
+def _make_region(  # noqa: PLR0913 - one argument a fact
     name: str,
     region: RegionLayout,
     directory_fd: int,
@@ -243,8 +253,10 @@ def _make_region(
     try:
         os.fchmod(fd, shm.permissions_mode)
         page = backing_of(fd).page_size_bytes
-        size = -(-region_bytes(region) // page) * page if page > mmap.PAGESIZE else region_bytes(
-            region
+        size = (
+            -(-region_bytes(region) // page) * page
+            if page > mmap.PAGESIZE
+            else region_bytes(region)
         )
         # Reserved now: later a write to a full file system would be a SIGBUS (design §4.4).
         os.posix_fallocate(fd, 0, size)

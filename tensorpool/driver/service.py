@@ -11,12 +11,12 @@ import logging
 from time import time_ns
 from typing import Any
 
+from tensorpool.aeron.outbox import Outbox
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.driver.announcer import Announcer
 from tensorpool.driver.attach import Admission, AttachRules, Rejection
 from tensorpool.driver.leases import Lease, LeaseTable
 from tensorpool.driver.node_ids import NodeIds
-from tensorpool.driver.outbox import Outbox
 from tensorpool.driver.provisioning import EpochPlan, LockRefused, NoSpace, Provisioned, Provisioner
 from tensorpool.driver.recovery import Heritage
 from tensorpool.driver.stats import DriverStats
@@ -110,7 +110,9 @@ class LeaseService:
         self._settings = settings
         for static in settings.streams:
             if self.streams.get(static.stream_id) is None:
-                self._add_stream(static.stream_id, static.name, static.profile, None, is_static=True)
+                self._add_stream(
+                    static.stream_id, static.name, static.profile, None, is_static=True
+                )
         self.provision_static_streams()
 
     def announce_all(self) -> None:
@@ -358,9 +360,7 @@ class LeaseService:
     ) -> None:
         self.stats.rejects[code.name] += 1
         self.outbox.send(
-            ShmAttachResponse(
-                correlation_id, code, error_message=message[:MAX_ERROR_MESSAGE_BYTES]
-            )
+            ShmAttachResponse(correlation_id, code, error_message=message[:MAX_ERROR_MESSAGE_BYTES])
         )
         fields: dict[str, Any] = {"code": code.name, "why": message}
         if request is not None:

@@ -9,6 +9,7 @@ from tensorpool.shm.errors import UriError
 
 _SCHEME = "shm:file?"
 _PATH = "path="
+_MAX_PARAMETERS = 2
 _HUGEPAGES = {"require_hugepages=true": True, "require_hugepages=false": False}
 # abs-path = 1*( VCHAR except "?" and "|" and SP ), and absolute.
 _ABS_PATH = re.compile(r"/[\x21-\x3e\x40-\x7b\x7d\x7e]*\Z")
@@ -49,7 +50,7 @@ def parse_region_uri(text: str) -> RegionUri:
         )
     if len(parameters) == 1:
         return RegionUri(path)
-    if len(parameters) > 2 or parameters[1] not in _HUGEPAGES:
+    if len(parameters) > _MAX_PARAMETERS or parameters[1] not in _HUGEPAGES:
         raise UriError(
             f"region URI {text!r}: behind the path only |require_hugepages=true or =false may stand"
         )

@@ -26,6 +26,7 @@ MESSAGE_HEADER = struct.Struct("<HHHH")
 
 _GROUP_HEADER = struct.Struct("<HH")
 _LENGTH = struct.Struct("<I")
+_MAX_ENTRIES = 0xFFFF
 
 
 class MessageHeader(NamedTuple):
@@ -127,7 +128,7 @@ class BodyCodec:
         at = self._n_fields
         for name, entry_codec in self._groups:
             entries = message[at]
-            if len(entries) > 0xFFFF:
+            if len(entries) > _MAX_ENTRIES:
                 raise EncodeError(f"{self.name}.{name}: {len(entries)} entries, 65535 at most")
             parts.append(_GROUP_HEADER.pack(entry_codec.block_length, len(entries)))
             parts.extend(entry_codec.encode_body(entry) for entry in entries)

@@ -112,9 +112,7 @@ def _open_dir(name: str, parent_fd: int | None, path: str) -> int:
     try:
         return os.open(name, _OPEN_DIR, dir_fd=parent_fd)
     except OSError as error:
-        raise _refusal(
-            path, f"cannot be opened as a plain directory: {error.strerror}"
-        ) from error
+        raise _refusal(path, f"cannot be opened as a plain directory: {error.strerror}") from error
 
 
 def _refusal(path: str, why: str) -> HostError:

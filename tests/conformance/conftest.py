@@ -1,0 +1,65 @@
+"""One running driver for all conformance cases of a module; each case gets its own session.
+
+Set TENSORPOOL_CONFORMANCE_CONFIG to the configuration file of a driver that runs already,
+whoever made it, and the same cases judge that one instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tensorpool.registry import RegistryError, RegistryReader
+from tensorpool.settings import HostSettings
+from tests.integration.host import running_host
+from tests.leftovers import unique_shm_directory
+from tests.support import wait_until
+from tests.wire_client import WireClient, settings_of
+
+TABLES: dict[str, dict[str, Any] | None] = {
+    "driver": {"stream_id_range": "20000-20999"},
+    "policies": {
+        "announce_period_ms": 100,
+        "lease_keepalive_interval_ms": 200,
+        "lease_expiry_grace_intervals": 3,
+        "node_id_reuse_cooldown_ms": 300,
+        "shutdown_timeout_ms": 300,
+        "shutdown_token": "open-sesame",
+    },
+    "supervisor": None,
+}
+
+
+@pytest.fixture(scope="module")
+def driver_settings() -> Iterator[HostSettings]:
+    """Settings of the driver under judgement."""
+    config = os.environ.get("TENSORPOOL_CONFORMANCE_CONFIG")
+    if config is not None:
+        yield settings_of(config)
+        return
+    directory = unique_shm_directory()
+    try:
+        with running_host(directory, TABLES) as host:
+            yield host.settings
+    finally:
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def client(driver_settings: HostSettings) -> Iterator[WireClient]:
+    """A session of its own; every lease of the case before is over."""
+    wait_until(lambda: _has_no_lease(driver_settings), 30, "the last case's leases to end")
+    with WireClient(driver_settings) as wire_client:
+        yield wire_client
+
+
+def _has_no_lease(settings: HostSettings) -> bool:
+    try:
+        with RegistryReader(settings.shm.registry_path) as registry:
+            return registry.active_leases == 0
+    except RegistryError:
+        return True  # another implementation keeps no registry of ours
