@@ -3,11 +3,12 @@
 A lock is `flock` on a small file, never POSIX `lockf` (lost when any descriptor of the
 file closes). The children of `tensorpool up` inherit the descriptor, so the lock stays
 held until the last process of the tree is gone, however the parent ended. The file's text
-(the holder's pid) only explains; it decides nothing.
+(the holder's pid) only explains; it decides nothing but how long to wait.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -24,7 +25,8 @@ class HostLock:
     Args:
         path: the lock file; its directory must exist.
         what: what it guards, for the refusal.
-        wait_s: how long to wait for a holder that is going away.
+        wait_s: how long to wait for the processes of a holder that is itself gone. A
+            living holder is not waited for.
 
     Raises:
         HostError: somebody else holds it (the message names the pid), or the file cannot
@@ -41,10 +43,29 @@ class HostLock:
             return
         # Unlinked while still held: whoever opens the path afterwards makes a new file.
         if _is_same_file(self.path, self.fd):
-            os.unlink(self.path)
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
         fcntl.flock(self.fd, fcntl.LOCK_UN)
         os.close(self.fd)
         self.fd = -1
+
+
+def is_held(path: str) -> bool:
+    """Whether some process holds the lock at `path`.
+
+    Takes it shared for an instant; who wants it at that instant tries again.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _acquire(path: str, what: str, deadline: float) -> int:
@@ -59,22 +80,57 @@ def _acquire(path: str, what: str, deadline: float) -> int:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip() or "unknown"
+            holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip()
             os.close(fd)
             if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
                 raise HostError(f"{what}: cannot lock {path}: {error.strerror}") from error
-            if time.monotonic() < deadline:
+            is_holder_gone = not _is_alive(holder)
+            if is_holder_gone and time.monotonic() < deadline:
                 time.sleep(_RETRY_S)
                 continue
-            raise HostError(
-                f"{what} is in use by another `tensorpool up` (pid {holder}); stop that one "
-                "first, or configure another directory or namespace"
-            ) from None
+            raise HostError(_refusal(path, what, holder, is_holder_gone=is_holder_gone)) from None
         if _is_same_file(path, fd):
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
             return fd
         os.close(fd)  # The former holder unlinked it between our open and our lock.
+
+
+def _refusal(path: str, what: str, holder: str, *, is_holder_gone: bool) -> str:
+    if not is_holder_gone:
+        return (
+            f"{what} is in use by another `tensorpool up` (pid {holder}); stop that one first, "
+            "or configure another directory or namespace"
+        )
+    pids = ", ".join(map(str, _openers(path))) or "unknown"
+    return (
+        f"{what} is still in use: its `tensorpool up` (pid {holder or 'unknown'}) is gone, but "
+        f"processes of it are not (pid {pids}); end them, or configure another directory or "
+        "namespace"
+    )
+
+
+def _openers(path: str) -> list[int]:
+    """Processes that have the file open, as far as we may look."""
+    found = set()
+    path = os.path.realpath(path)
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{fd}") == path:
+                    found.add(int(pid))
+    return sorted(found)
+
+
+def _is_alive(pid: str) -> bool:
+    """Whether a process of that number runs; a zombie does not."""
+    if not pid.isdigit():
+        return False
+    try:
+        with open(f"/proc/{int(pid)}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in {b"Z", b"X"}
+    except (OSError, IndexError):
+        return False
 
 
 def _is_same_file(path: str, fd: int) -> bool:

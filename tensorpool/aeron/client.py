@@ -9,14 +9,12 @@ from __future__ import annotations
 import enum
 import logging
 import os
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 import pyaeron
 
-from tensorpool.clock import monotonic_ns
 from tensorpool.errors import HostError
 from tensorpool.settings import Endpoint
 
@@ -25,7 +23,6 @@ type FragmentHandler = Callable[[memoryview, int], None]
 type SessionHandler = Callable[[int], None]
 """Called with the session id of an image that came or went, on Aeron's own thread."""
 
-_WINDOW_POLL_S = 0.0005
 DRIVER_TIMEOUT_MS = 1000
 """Silence of the media driver after which it counts as lost."""
 
@@ -45,9 +42,13 @@ class Offer(enum.Enum):
 
 
 class Publication:
-    """Where messages are offered. Offers never block."""
+    """Where one thread offers messages. Offers never block.
 
-    def __init__(self, raw: pyaeron.Publication, endpoint: Endpoint) -> None:
+    Always exclusive: a log and a session of its own. Publishers that share a log on IPC share
+    its session id too, and one of them killed in the middle of an offer stalls the others.
+    """
+
+    def __init__(self, raw: pyaeron.ExclusivePublication, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.session_id = raw.session_id
         self._raw = raw
@@ -82,16 +83,6 @@ class Publication:
     def is_connected(self) -> bool:
         """Whether at least one subscriber listens."""
         return bool(self._raw.is_connected)
-
-    def await_window(self, patience_ns: int) -> None:
-        """Wait, `patience_ns` at most, until a message to the listening subscribers fits."""
-        deadline = monotonic_ns() + patience_ns
-        while (
-            self._raw.is_connected
-            and self._raw.position_limit <= self._raw.position
-            and monotonic_ns() < deadline
-        ):
-            time.sleep(_WINDOW_POLL_S)
 
     def close(self) -> None:
         """Close; idempotent."""
@@ -171,7 +162,7 @@ class AeronClient:
             MediaDriverLost: it does not answer.
         """
         try:
-            raw = self._raw.add_publication(endpoint.channel, endpoint.stream_id)
+            raw = self._raw.add_exclusive_publication(endpoint.channel, endpoint.stream_id)
         except pyaeron.AeronError as error:
             raise self._refused("publication", endpoint, error) from error
         return Publication(raw, endpoint)

@@ -68,6 +68,7 @@ class Producer(Attachment):
         self.drops_back_pressured = 0
         self._seq = 0
         self._publication: Publication | None = None
+        self._patience_ns = _CONNECT_PATIENCE_NS
         self._headers: dict[tuple[tuple[int, ...], Dtype, MajorOrder], bytes] = {}
         self._descriptor = bytearray(MESSAGE_HEADER.size + _DESCRIPTOR.size)
         self._descriptor[: MESSAGE_HEADER.size] = _DESCRIPTOR_CODEC.header
@@ -210,9 +211,10 @@ class Producer(Attachment):
         try:
             if publication.raw_offer(self._descriptor) is True or not publication.is_connected:
                 return
-            deadline = monotonic_ns() + _BACK_PRESSURE_PATIENCE_NS
+            deadline = monotonic_ns() + self._patience_ns
             while monotonic_ns() < deadline:
                 if publication.raw_offer(self._descriptor) is True:
+                    self._patience_ns = _BACK_PRESSURE_PATIENCE_NS
                     return
         except Exception as error:
             if not self._keeper.has_lost_connection(self._connection):
@@ -264,10 +266,10 @@ class Producer(Attachment):
     def _connect_descriptors(self) -> None:
         connection = self._keeper.connection
         publication = self._keeper.client.publication(self._keeper.settings.driver.descriptor)
-        # A subscriber that is there already opens the window within a media driver's cycle;
-        # without this wait the first frame of all would find no window and be dropped.
-        publication.await_window(_CONNECT_PATIENCE_NS)
         self._publication, self._connection = publication, connection
+        # A subscriber that is there already opens the window within a media driver's cycle:
+        # without this patience the first frame of all would find none and be dropped.
+        self._patience_ns = _CONNECT_PATIENCE_NS
 
     def _on_map(self) -> None:
         self._seq = 0

@@ -204,7 +204,9 @@ class AttachRules:
             return None
         interval = self._policies.lease_keepalive_interval_ns
         is_overdue = lease.is_granted and now_ns - lease.keepalive_ns > interval + interval // 4
-        if lease.session_id != session_id and (lease.is_orphaned or is_overdue):
+        # C clients of one host share one Aeron session, so a session that differs proves a
+        # successor, but one that is the same proves nothing.
+        if is_overdue or (lease.is_orphaned and lease.session_id != session_id):
             return lease
         raise Rejection(ResponseCode.REJECTED, CLIENT_ID_TAKEN)
 

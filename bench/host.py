@@ -1,0 +1,63 @@
+"""A real host of its own for a benchmark, in unique directories."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_CONFIG = """\
+[driver]
+aeron_dir = "{root}/aeron"
+announce_stream_id = 1001
+[shm]
+base_dir = "{root}/shm"
+[profiles.default]
+header_nslots = 64
+payload_pools = [{{ pool_id = 1, stride_bytes = 65536 }}, {{ pool_id = 2, stride_bytes = 1048576 }}]
+[profiles.small]
+header_nslots = 16
+payload_pools = [{{ pool_id = 1, stride_bytes = 4096 }}]
+[streams.frames]
+stream_id = 10000
+profile = "default"
+[streams.small]
+stream_id = 10001
+profile = "small"
+[supervisor]
+"""
+
+
+@dataclass(frozen=True)
+class BenchHost:
+    """A running host: its configuration file and how long it took to be ready, in seconds."""
+
+    config: str
+    ready_s: float
+
+
+@contextmanager
+def bench_host() -> Iterator[BenchHost]:
+    """Start a host, wait until it is ready, and leave nothing behind."""
+    root = tempfile.mkdtemp(prefix="tp-bench-", dir="/dev/shm")
+    config = Path(root, "host.toml")
+    config.write_text(_CONFIG.format(root=root), encoding="ascii")
+    command = [sys.executable, "-m", "tensorpool"]
+    start = time.perf_counter()
+    environment = os.environ | {"TP_LOG_LEVEL": "0"}
+    up = subprocess.Popen([*command, "up", str(config)], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        wait = [*command, "status", "--wait", "20", "--config", str(config)]
+        subprocess.run(wait, check=True, env=environment, stdout=subprocess.DEVNULL)
+        yield BenchHost(str(config), time.perf_counter() - start)
+    finally:
+        up.terminate()
+        up.wait(20)
+        shutil.rmtree(root, ignore_errors=True)

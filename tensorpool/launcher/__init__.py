@@ -1,0 +1,1 @@
+"""The process tree of a host: start order, readiness, restarts, drain, signals."""

@@ -1,0 +1,117 @@
+"""The launcher's account of its processes, for `tensorpool status` and for probes.
+
+`<base_dir>/tensorpool-<user>/.<namespace>.host.json`, replaced whole on every change and
+once a second, removed at the end. Keys, stable:
+
+    version         1
+    pid             the launcher's
+    state           "starting", "ready", "degraded" (was ready, a child is down) or "draining"
+    ready           whether every process serves
+    started_at      wall clock, seconds
+    config          path of the configuration file; null: the built-in default
+    instance_id     driver.instance_id
+    aeron_dir       driver.aeron_dir
+    namespace_dir   where the streams are
+    processes       the children in start order, each with
+        name        media_driver, driver, supervisor, gc
+        pid         null while there is none
+        state       "starting", "ready", "stopping", "restarting" or "ended"
+        needed      false: somebody else does its job, such as an external media driver
+        restarts    since the host started
+        since       when it entered its state (wall clock, seconds)
+        detail      what it said of itself when it became ready
+        last_exit   why its process last ended unasked; null: never
+        lag_ms      longest duty cycle in the last second
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TypedDict
+
+from tensorpool.host_lock import is_held
+from tensorpool.launcher.locks import host_file_path, namespace_lock_path
+from tensorpool.settings import ShmSettings
+
+VERSION = 1
+
+
+class ProcessReport(TypedDict):
+    """One child; keys as in the module's description."""
+
+    name: str
+    pid: int | None
+    state: str
+    needed: bool
+    restarts: int
+    since: float
+    detail: str
+    last_exit: str | None
+    lag_ms: float
+
+
+class HostReport(TypedDict):
+    """The host; keys as in the module's description."""
+
+    version: int
+    pid: int
+    state: str
+    ready: bool
+    started_at: float
+    config: str | None
+    instance_id: str
+    aeron_dir: str
+    namespace_dir: str
+    processes: list[ProcessReport]
+
+
+class HostFile:
+    """The one writer. The directory must exist."""
+
+    def __init__(self, shm: ShmSettings) -> None:
+        self._path = host_file_path(shm)
+        self._mode = shm.permissions_mode
+
+    def write(self, report: HostReport) -> None:
+        """Replace the account.
+
+        Raises:
+            OSError: no space, or the directory is gone.
+        """
+        staging = f"{self._path}.new"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(staging, flags, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            os.fchmod(fd, self._mode)
+            json.dump(report, file)
+        os.rename(staging, self._path)
+
+    def remove(self) -> None:
+        """Take it away; a missing one is no fault."""
+        for path in (self._path, f"{self._path}.new"):
+            try:
+                os.unlink(path)
+            except OSError:
+                continue
+
+
+def read_host(shm: ShmSettings) -> HostReport | None:
+    """The account of the host that runs on this namespace now, or None if none does.
+
+    A launcher that was killed leaves its file behind; whether the host runs is told by its
+    lock, and whether the launcher does by its pid.
+    """
+    try:
+        with open(host_file_path(shm), encoding="utf-8") as file:
+            report: HostReport = json.load(file)
+        is_readable = report["version"] == VERSION
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not is_readable or not is_held(namespace_lock_path(shm)):
+        return None
+    return report if _is_running(report["pid"]) else None
+
+
+def _is_running(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")

@@ -1,0 +1,61 @@
+"""The supervisor process: from settings to a duty cycle that turns until told to stop."""
+
+from __future__ import annotations
+
+import logging
+
+from tensorpool import logs
+from tensorpool.aeron.idle import BackoffIdle
+from tensorpool.agent import DutyCycleTracker
+from tensorpool.child import LauncherLink, exit_with
+from tensorpool.clock import NS_PER_MS
+from tensorpool.errors import HostError
+from tensorpool.settings import HostSettings
+from tensorpool.supervisor.agent import SupervisorAgent
+
+ROLE = "supervisor"
+_MAX_PARK_NS = 4 * NS_PER_MS
+"""Nobody waits for a config as for an attach: idle, it costs a quarter of what the driver does."""
+_log = logging.getLogger(__name__)
+
+
+def run(settings: HostSettings, link: LauncherLink) -> None:
+    """Serve until told to stop. It owns nothing that needs a drain."""
+    link.adopt_process()
+    logs.configure(ROLE, settings.log_level)
+    try:
+        _run(settings, link)
+    except Exception as error:  # noqa: BLE001 - the launcher judges every end
+        if not isinstance(error, HostError):
+            _log.exception("supervisor failed")
+        exit_with(error, link)
+
+
+def _run(settings: HostSettings, link: LauncherLink) -> None:
+    if settings.supervisor is None:
+        link.not_needed("the configuration has no [supervisor]")
+        return
+    agent = SupervisorAgent(settings, settings.supervisor)
+    link.describe = agent.service.describe
+    agent.on_start()
+    try:
+        _duty_cycle(agent, link)
+    finally:
+        agent.on_close()
+
+
+def _duty_cycle(agent: SupervisorAgent, link: LauncherLink) -> None:
+    idle, tracker = BackoffIdle(_MAX_PARK_NS), DutyCycleTracker()
+    has_reported = False
+    while not link.stop_requested:
+        tracker.start()
+        work = agent.do_work()
+        tracker.stop()
+        if agent.is_connected and not has_reported:
+            has_reported = True
+            link.ready()
+        link.poll(tracker.take_longest_ns())
+        if link.reloaded is not None:
+            agent.reload(link.reloaded)
+            link.reloaded = None
+        idle.idle(work)

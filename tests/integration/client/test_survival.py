@@ -1,0 +1,129 @@
+"""The user's loop goes on: whatever is killed, frames come again and nothing has to be called."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+import tensorpool
+from tests.integration.host import STREAM, RunningHost
+from tests.support import wait_until
+
+_VICTIM = """
+import os, signal, tensorpool
+producer = tensorpool.connect({config!r}).producer({stream}, client_id=77)
+os.write({fd}, b"!")
+signal.pause()
+"""
+
+
+def expect_frames(view: tensorpool.Consumer) -> None:
+    """Wait until frames come again."""
+    wanted = view.received + 20
+    wait_until(lambda: view.next(1) is not None and view.received >= wanted, 30, "frames")
+
+
+@contextmanager
+def stream_of_frames(host: RunningHost) -> Iterator[tuple[tensorpool.Producer, threading.Event]]:
+    """A producer in a thread of its own that publishes for ever, whatever happens."""
+    stop = threading.Event()
+    with tensorpool.connect(host.config) as pool, pool.producer(STREAM, timeout_s=30) as camera:
+
+        def publish() -> None:
+            value = 0
+            while not stop.wait(0.002):
+                try:
+                    camera.publish(np.full(64, value % 256, np.uint8))
+                except tensorpool.TensorPoolError:
+                    continue
+                value += 1
+
+        thread = threading.Thread(target=publish)
+        thread.start()
+        try:
+            yield camera, stop
+        finally:
+            stop.set()
+            thread.join()
+
+
+@pytest.mark.parametrize("victim", ["driver", "gc", "supervisor", "media_driver"])
+def test_kill(host: RunningHost, victim: str) -> None:
+    with (
+        stream_of_frames(host),
+        tensorpool.connect(host.config) as pool,
+        pool.consumer(STREAM) as view,
+    ):
+        for _ in range(2):
+            assert view.next(20) is not None
+            former = host.pid_of(victim)
+            os.kill(former, signal.SIGKILL)
+            host.wait_restarted(victim, former)
+            expect_frames(view)
+        assert view.drops_invalid == 0
+        # Logs that are mapped outlive their media driver, so frames may come before the event.
+        expected = {"driver": "lease_revoked", "media_driver": "media_driver_back"}.get(victim)
+        if expected is not None:
+            wait_until(lambda: any(e.what == expected for e in pool.events), 20, expected)
+        expect_frames(view)
+
+
+def test_a_frozen_driver_revokes_no_lease(host: RunningHost) -> None:
+    """Stopped for longer than a lease lasts, then continued (design §4.7)."""
+    with (
+        stream_of_frames(host) as (camera, _),
+        tensorpool.connect(host.config) as pool,
+        pool.consumer(STREAM) as view,
+    ):
+        leases = {camera.lease_id, view.lease_id}
+        driver = host.pid_of("driver")
+        policies = host.settings.policies
+        os.kill(driver, signal.SIGSTOP)
+        try:
+            threading.Event().wait(policies.lease_ttl_ns / 1e9 + 0.5)
+        finally:
+            os.kill(driver, signal.SIGCONT)
+        expect_frames(view)
+        assert {camera.lease_id, view.lease_id} == leases
+        assert not any(event.what == "lease_revoked" for event in pool.events)
+        assert host.pid_of("driver") == driver
+
+
+def test_a_killed_producer_leaves_the_stream_to_the_next(host: RunningHost) -> None:
+    ready_read, ready_write = os.pipe()
+    pid = os.posix_spawn(
+        sys.executable,
+        [
+            sys.executable,
+            "-c",
+            _VICTIM.format(config=str(host.config), stream=STREAM, fd=ready_write),
+        ],
+        host.environment,
+        file_actions=[(os.POSIX_SPAWN_DUP2, ready_write, ready_write)],
+    )
+    try:
+        os.set_inheritable(ready_write, False)
+        assert os.read(ready_read, 1) == b"!"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(ready_read)
+        os.close(ready_write)
+    with tensorpool.connect(host.config) as pool:
+
+        def attach() -> tensorpool.Producer | None:
+            try:
+                return pool.producer(STREAM, client_id=77, timeout_s=1)
+            except tensorpool.AttachRejected:
+                return None
+
+        camera = wait_until(attach, 20, "the killed client's successor to be let in")
+        assert camera is not None
+        camera.publish(np.zeros(4, np.uint8))
