@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tensorpool.errors import ConfigError, HostError, TensorPoolError
+from tensorpool.version import __version__
 
 if TYPE_CHECKING:
     from tensorpool.client.consumer import Consumer
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from tensorpool.client.keeper import PoolEvent
     from tensorpool.client.pool import Pool, connect
     from tensorpool.client.producer import ClaimedFrame, Producer
-
-__version__ = "0.1.0"
 
 _LAZY = {
     "AttachRejected": "tensorpool.client.errors",
@@ -68,6 +67,7 @@ __all__ = [
     "Producer",
     "StaleFrame",
     "TensorPoolError",
+    "__version__",
     "connect",
 ]
 

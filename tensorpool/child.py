@@ -21,10 +21,10 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
-from tensorpool import logs
+from tensorpool import logs, metrics
 from tensorpool.clock import NS_PER_MS, monotonic_ns
-from tensorpool.errors import TensorPoolError
-from tensorpool.settings import HostSettings
+from tensorpool.errors import HostError, TensorPoolError
+from tensorpool.settings import HostSettings, MetricsSettings
 
 HEARTBEAT_PERIOD_NS = 200 * NS_PER_MS
 CHILD_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1})
@@ -75,6 +75,13 @@ class Failed:
 
     reason: str
     fatal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsServed:
+    """Child to launcher: where its metrics are."""
+
+    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,19 @@ class LauncherLink:
     def failed(self, error: BaseException) -> None:
         """Report why this process is about to exit."""
         self._send(Failed(str(error) or repr(error), isinstance(error, FatalError)))
+
+    def serve_metrics(self, settings: MetricsSettings, role: str, collect: metrics.Collect) -> None:
+        """Serve this process's metrics, if they are wanted, and report where.
+
+        Raises:
+            FatalError: the port is taken; a restart would find it taken again.
+        """
+        try:
+            url = metrics.serve(settings, role, collect)
+        except HostError as error:
+            raise FatalError(str(error)) from error
+        if url is not None:
+            self._send(MetricsServed(url))
 
     def stop_host(self, reason: str) -> None:
         """Ask the launcher to drain and end every process."""

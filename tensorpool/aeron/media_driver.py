@@ -61,6 +61,7 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
             "parent exists, is writable and has space"
         ) from error
     try:
+        link.serve_metrics(settings.metrics, ROLE, tuple)
         _mark_as_ours(aeron_dir)
         link.ready(f"aeron_dir={aeron_dir}")
         while not link.stop_requested:

@@ -52,6 +52,7 @@ class ProcessStatus(TypedDict):
     cpu_percent: float | None
     memory_bytes: int | None
     lag_ms: float | None
+    metrics: str | None
     detail: str
     last_exit: str | None
 
@@ -192,6 +193,7 @@ class StatusReader:
             "detail": "",
             "last_exit": None,
             "lag_ms": 0.0,
+            "metrics": host["metrics"],
         }
         return [
             self._process(report, lag=report is not launcher)
@@ -218,6 +220,7 @@ class StatusReader:
             "cpu_percent": cpu * _PERCENT if cpu is not None else None,
             "memory_bytes": memory,
             "lag_ms": report["lag_ms"] if lag and pid is not None else None,
+            "metrics": report["metrics"],
             "detail": report["detail"],
             "last_exit": report["last_exit"],
         }

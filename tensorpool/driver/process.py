@@ -11,10 +11,11 @@ from tensorpool.agent import DutyCycleTracker
 from tensorpool.child import FatalError, LauncherLink, exit_with
 from tensorpool.clock import NS_PER_MS
 from tensorpool.driver.agent import DriverAgent
+from tensorpool.driver.exposition import samples
 from tensorpool.driver.provisioning import LockRefused, Provisioner
 from tensorpool.driver.recovery import inherit
 from tensorpool.driver.service import LeaseService
-from tensorpool.errors import HostError
+from tensorpool.errors import HostError, TensorPoolError
 from tensorpool.namespace import prepare_namespace
 from tensorpool.registry import RegistryWriter
 from tensorpool.settings import HostSettings
@@ -34,7 +35,7 @@ def run(settings: HostSettings, link: LauncherLink) -> None:
     except LockRefused as error:
         exit_with(FatalError(str(error)), link)
     except Exception as error:  # noqa: BLE001 - the outermost frame reports and ends
-        if not isinstance(error, HostError):
+        if not isinstance(error, TensorPoolError):
             _log.exception("driver failed")
         exit_with(error, link)
 
@@ -60,6 +61,7 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
     agent = DriverAgent(settings, service, registry, heritage.debts)
     registry.publish()
     try:
+        link.serve_metrics(settings.metrics, ROLE, lambda: samples(agent, shm.base_dir))
         _duty_cycle(agent, link)
     finally:
         agent.on_close()

@@ -9,8 +9,9 @@ from tensorpool import logs
 from tensorpool.agent import DutyCycleTracker
 from tensorpool.child import LauncherLink, exit_with
 from tensorpool.clock import NS_PER_S, monotonic_ns
-from tensorpool.errors import HostError
+from tensorpool.errors import TensorPoolError
 from tensorpool.gc.agent import GcAgent
+from tensorpool.gc.exposition import samples
 from tensorpool.registry import DriverState
 from tensorpool.settings import HostSettings
 
@@ -28,7 +29,7 @@ def run(settings: HostSettings, link: LauncherLink) -> None:
     try:
         _run(settings, link)
     except Exception as error:  # noqa: BLE001 - the launcher judges every end
-        if not isinstance(error, HostError):
+        if not isinstance(error, TensorPoolError):
             _log.exception("epoch GC failed")
         exit_with(error, link)
 
@@ -40,6 +41,7 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
     agent.on_start()
     try:
         policies = settings.policies
+        link.serve_metrics(settings.metrics, ROLE, lambda: samples(agent))
         link.ready(f"enabled={policies.epoch_gc_enabled} keep={policies.epoch_gc_keep}")
         _duty_cycle(agent, link, tracker)
         _await_driver(agent, link, policies.shutdown_timeout_ns)

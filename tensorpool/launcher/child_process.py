@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
-from tensorpool.child import CHILD_SIGNALS, Failed, Heartbeat, NotNeeded, Ready, Reload, StopHost
+from tensorpool.child import (
+    CHILD_SIGNALS,
+    Failed,
+    Heartbeat,
+    MetricsServed,
+    NotNeeded,
+    Ready,
+    Reload,
+    StopHost,
+)
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.launcher.child_main import InheritedFd, main
 from tensorpool.launcher.exits import Exit, explain
@@ -28,7 +37,7 @@ _LEAST_HANG_NS = NS_PER_S
 """Five heartbeats: less would kill children for the scheduler's delays."""
 _spawn = multiprocessing.get_context("spawn")
 
-type Message = Ready | NotNeeded | Heartbeat | Failed | StopHost
+type Message = Ready | NotNeeded | Heartbeat | MetricsServed | Failed | StopHost
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,7 @@ class ChildProcess:
         last_exit: how its process last ended against our will.
         lag_ns: its longest duty cycle since this was last set to 0.
         detail: what it said when it became ready, or why it is not needed.
+        metrics_url: where its metrics are; None if they are disabled.
     """
 
     def __init__(self, role: Role, settings: HostSettings, locks: tuple[InheritedFd, ...]) -> None:
@@ -93,6 +103,7 @@ class ChildProcess:
         self.last_exit: Exit | None = None
         self.lag_ns = 0
         self.detail = ""
+        self.metrics_url: str | None = None
         self.policy = RestartPolicy(settings.launcher)
         self._settings = settings
         self._locks = locks
@@ -231,6 +242,8 @@ class ChildProcess:
                 self.detail = detail
                 if isinstance(self.state, Starting):
                     self.enter(Ended(is_not_needed=True))
+            case MetricsServed(url):
+                self.metrics_url = url
             case Failed():
                 self._failed = message
 
@@ -251,6 +264,7 @@ class ChildProcess:
         self._process = None
         self._close_connection()
         self.lag_ns = 0
+        self.metrics_url = None
         return ended
 
     def _close_connection(self) -> None:
@@ -303,6 +317,7 @@ class ChildProcess:
             "detail": self.detail,
             "last_exit": self.last_exit.reason if self.last_exit is not None else None,
             "lag_ms": self.lag_ns / NS_PER_MS,
+            "metrics": self.metrics_url,
         }
 
     def served_ns(self, now_ns: int) -> int:

@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 
-from tensorpool import logs
+from tensorpool import logs, metrics
 from tensorpool.child import NotNeeded, Ready, StopHost
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.errors import HostError, TensorPoolError
 from tensorpool.launcher.child_main import InheritedFd
 from tensorpool.launcher.child_process import ChildProcess, Ended, Message, Stopping, Waiting
 from tensorpool.launcher.exits import Exit
+from tensorpool.launcher.exposition import samples
 from tensorpool.launcher.host_file import VERSION, HostFile, HostReport
 from tensorpool.launcher.locks import take_locks
 from tensorpool.launcher.processes import DRAIN_ORDER, roles
@@ -84,6 +85,7 @@ class Host:
         self._manager = manager
         self._hooks = hooks
         self._failure: str | None = None
+        self._metrics_url: str | None = None
         self._file = HostFile(settings.shm)
         self._started_at = time.time()
         self._next_report_ns = 0
@@ -99,6 +101,9 @@ class Host:
         """
         # It unblocks signals when it starts; so before ours are blocked for a spawn.
         resource_tracker.ensure_running()
+        self._metrics_url = metrics.serve(
+            self._config.settings.metrics, "launcher", lambda: samples(self.children)
+        )
         try:
             for child in self.children:
                 self._start(child)
@@ -351,6 +356,7 @@ class Host:
             "instance_id": settings.driver.instance_id,
             "aeron_dir": settings.aeron_dir,
             "namespace_dir": settings.shm.namespace_dir,
+            "metrics": self._metrics_url,
             "processes": [child.report() for child in self.children],
         }
 

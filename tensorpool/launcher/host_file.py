@@ -12,6 +12,7 @@ once a second, removed at the end. Keys, stable:
     instance_id     driver.instance_id
     aeron_dir       driver.aeron_dir
     namespace_dir   where the streams are
+    metrics         URL of the launcher's metrics; null if they are disabled
     processes       the children in start order, each with
         name        media_driver, driver, supervisor, gc
         pid         null while there is none
@@ -22,6 +23,7 @@ once a second, removed at the end. Keys, stable:
         detail      what it said of itself when it became ready
         last_exit   why its process last ended unasked; null: never
         lag_ms      longest duty cycle in the last second
+        metrics     URL of its metrics; null if they are disabled
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ class ProcessReport(TypedDict):
     detail: str
     last_exit: str | None
     lag_ms: float
+    metrics: str | None
 
 
 class HostReport(TypedDict):
@@ -63,6 +66,7 @@ class HostReport(TypedDict):
     instance_id: str
     aeron_dir: str
     namespace_dir: str
+    metrics: str | None
     processes: list[ProcessReport]
 
 

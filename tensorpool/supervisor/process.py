@@ -9,9 +9,10 @@ from tensorpool.aeron.idle import BackoffIdle
 from tensorpool.agent import DutyCycleTracker
 from tensorpool.child import LauncherLink, exit_with
 from tensorpool.clock import NS_PER_MS
-from tensorpool.errors import HostError
+from tensorpool.errors import TensorPoolError
 from tensorpool.settings import HostSettings
 from tensorpool.supervisor.agent import SupervisorAgent
+from tensorpool.supervisor.exposition import samples
 
 ROLE = "supervisor"
 _MAX_PARK_NS = 4 * NS_PER_MS
@@ -26,7 +27,7 @@ def run(settings: HostSettings, link: LauncherLink) -> None:
     try:
         _run(settings, link)
     except Exception as error:  # noqa: BLE001 - the launcher judges every end
-        if not isinstance(error, HostError):
+        if not isinstance(error, TensorPoolError):
             _log.exception("supervisor failed")
         exit_with(error, link)
 
@@ -39,6 +40,7 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
     link.describe = agent.service.describe
     agent.on_start()
     try:
+        link.serve_metrics(settings.metrics, ROLE, lambda: samples(agent))
         _duty_cycle(agent, link)
     finally:
         agent.on_close()
