@@ -218,6 +218,11 @@ class LeaseService:
         self._registry.write_stream(stream.index, stream.record())
         self._registry.count_epoch_change()
         self.announcer.announce_now(stream, now_ns)
+        if self.outbox.is_empty:
+            # Announced before its producer knows it: no descriptor can overtake the announce.
+            self.announcer.do_work(now_ns, self.streams)
+        for entry in waiting:
+            self._answer(stream, entry)
         _log.info(
             "epoch in service",
             extra={
@@ -312,6 +317,10 @@ class LeaseService:
         if stream.epoch is not None and not stream.is_provisioning:
             self._grant(stream, entry)
             self._registry.write_stream(stream.index, stream.record())
+            self._answer(stream, entry)
+            # C consumers take their join time from the first announce that they hear, and ignore
+            # that one: without this, the next epoch's could be it, a whole period before another.
+            self.announcer.announce_now(stream, monotonic_ns())
             return
         stream.waiting.append(entry)
         if not stream.is_provisioning:
@@ -319,13 +328,21 @@ class LeaseService:
 
     def _grant(self, stream: Stream, entry: Waiting) -> None:
         assert stream.epoch is not None
-        lease, epoch = entry.lease, stream.epoch
+        lease = entry.lease
         self.leases.grant(
-            lease, epoch=epoch.epoch, now_ns=monotonic_ns(), ttl_ns=self._policies.lease_ttl_ns
+            lease,
+            epoch=stream.epoch.epoch,
+            now_ns=monotonic_ns(),
+            ttl_ns=self._policies.lease_ttl_ns,
         )
         self._registry.write_lease(lease.index, lease.record())
         self._registry.set_active_leases(len(self.leases))
         self.stats.attaches += 1
+
+    def _answer(self, stream: Stream, entry: Waiting) -> None:
+        """Tell the client of its granted lease."""
+        assert stream.epoch is not None
+        lease, epoch = entry.lease, stream.epoch
         self.outbox.send(
             ShmAttachResponse(
                 entry.correlation_id,
