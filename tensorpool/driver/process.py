@@ -23,6 +23,8 @@ from tensorpool.wire.driver import ShutdownReason
 
 ROLE = "driver"
 _MAX_PARK_NS = NS_PER_MS
+_PROMPT_PARK_NS = NS_PER_MS // 10
+"""While regions are being made somebody waits for them, and the workers need the interpreter."""
 _log = logging.getLogger(__name__)
 
 
@@ -62,15 +64,16 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
     registry.publish()
     try:
         link.serve_metrics(settings.metrics, ROLE, lambda: samples(agent, shm.base_dir))
-        _duty_cycle(agent, link)
+        _duty_cycle(agent, provisioner, link)
     finally:
         agent.on_close()
         provisioner.close()
         registry.close()
 
 
-def _duty_cycle(agent: DriverAgent, link: LauncherLink) -> None:
-    idle, tracker = BackoffIdle(_MAX_PARK_NS), DutyCycleTracker()
+def _duty_cycle(agent: DriverAgent, provisioner: Provisioner, link: LauncherLink) -> None:
+    patient, prompt = BackoffIdle(_MAX_PARK_NS), BackoffIdle(_PROMPT_PARK_NS)
+    tracker = DutyCycleTracker()
     has_reported = False
     while not agent.is_done:
         tracker.start()
@@ -85,6 +88,6 @@ def _duty_cycle(agent: DriverAgent, link: LauncherLink) -> None:
         if link.reloaded is not None:
             agent.reload(link.reloaded)
             link.reloaded = None
-        idle.idle(work)
+        (prompt if provisioner.in_flight else patient).idle(work)
     if not link.stop_requested and agent.shutdown_reason is not None:
         link.stop_host(f"ShmDriverShutdownRequest, reason {agent.shutdown_reason.name}")

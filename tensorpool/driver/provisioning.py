@@ -121,25 +121,33 @@ class Provisioned:
 
 
 class Provisioner:
-    """Makes epochs on worker threads; results are taken by the duty cycle."""
+    """Makes epochs on worker threads; results are taken by the duty cycle.
+
+    Attributes:
+        in_flight: how many are being made or wait to be taken.
+    """
 
     def __init__(self, shm: ShmSettings, *, prefault: bool, mlock: bool) -> None:
         self._shm = shm
         self._prefault = prefault
         self._mlock = mlock
+        self.in_flight = 0
         self._results: SimpleQueue[Provisioned] = SimpleQueue()
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="provision")
 
     def submit(self, plan: EpochPlan) -> None:
         """Start making the epoch."""
+        self.in_flight += 1
         self._workers.submit(self._work, plan)
 
     def take(self) -> Provisioned | None:
         """A finished one, or None."""
         try:
-            return self._results.get_nowait()
+            result = self._results.get_nowait()
         except Empty:
             return None
+        self.in_flight -= 1
+        return result
 
     def close(self) -> None:
         """Wait for the workers and unmap what nobody took."""
