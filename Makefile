@@ -7,7 +7,7 @@ TYPED := $(wildcard tensorpool tests bench)
 LINTED := $(wildcard tensorpool tests bench examples stubs docs tools)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test check bench lock clean
+.PHONY: help setup up test chaos check bench lock clean
 
 help: ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -22,6 +22,9 @@ up: setup ## bring the host's driver up; Ctrl-C ends it (ARGS="config.toml")
 
 test: setup ## run every test (ARGS="-k attach -x")
 	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: setup ## run the fault tests at their full length (ARGS="-k frozen")
+	@TENSORPOOL_CHAOS_FULL=1 $(BIN)/python -m pytest tests/chaos $(ARGS)
 
 check: setup ## lint, format, types, import direction
 	@$(BIN)/ruff check $(LINTED)

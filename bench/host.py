@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 _CONFIG = """\
 [driver]
 aeron_dir = "{root}/aeron"
@@ -32,7 +34,11 @@ profile = "default"
 stream_id = 10001
 profile = "small"
 [supervisor]
+# Benchmarks kill children more often than a host that is well would lose them.
+[launcher]
+crash_loop_restarts = 1000
 """
+_END_S = 20
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,11 @@ class BenchHost:
 
 @contextmanager
 def bench_host() -> Iterator[BenchHost]:
-    """Start a host, wait until it is ready, and leave nothing behind."""
+    """Start a host, wait until it is ready, and leave nothing behind.
+
+    Raises:
+        RuntimeError: the host itself left a process or a file, or did not end well.
+    """
     root = tempfile.mkdtemp(prefix="tp-bench-", dir="/dev/shm")
     config = Path(root, "host.toml")
     config.write_text(_CONFIG.format(root=root), encoding="ascii")
@@ -57,7 +67,17 @@ def bench_host() -> Iterator[BenchHost]:
         wait = [*command, "status", "--wait", "20", "--config", str(config)]
         subprocess.run(wait, check=True, env=environment, stdout=subprocess.DEVNULL)
         yield BenchHost(str(config), time.perf_counter() - start)
-    finally:
+        tree = psutil.Process(up.pid).children(recursive=True)
         up.terminate()
-        up.wait(20)
+        status = up.wait(_END_S)
+        _, alive = psutil.wait_procs(tree, timeout=_END_S)
+        # The registry stays, for what must survive the host (node id cooldowns, last epochs).
+        files = [p for p in Path(root).rglob("*") if p.is_file() and p.name != "registry"]
+        files.remove(config)
+        if status or alive or files:
+            raise RuntimeError(f"the host ended with status {status} and left {alive}, {files}")
+    finally:
+        if up.poll() is None:
+            up.terminate()
+            up.wait(_END_S)
         shutil.rmtree(root, ignore_errors=True)

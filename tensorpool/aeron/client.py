@@ -99,8 +99,15 @@ class Subscription:
         """The binding's own poll(handler(buffer, header), limit, assemble=...)."""
 
     def poll(self, handler: FragmentHandler, limit: int) -> int:
-        """Hand up to `limit` messages to `handler`, fragments assembled; how many there were."""
-        return int(self._raw.poll(lambda b, h: handler(memoryview(b), h.session_id), limit))
+        """Hand up to `limit` messages to `handler`, fragments assembled; how many there were.
+
+        Raises:
+            MediaDriverLost: the subscription was closed under us.
+        """
+        try:
+            return int(self._raw.poll(lambda b, h: handler(memoryview(b), h.session_id), limit))
+        except pyaeron.ResourceClosed as error:
+            raise MediaDriverLost(f"{self.endpoint}: subscription closed") from error
 
     @property
     def is_connected(self) -> bool:
@@ -227,6 +234,8 @@ class AeronClient:
     def _refused(self, what: str, endpoint: Endpoint, error: Exception) -> HostError:
         if isinstance(error, pyaeron.DriverTimeout):
             return MediaDriverLost(f"{what} {endpoint}: the media driver does not answer")
+        if isinstance(error, pyaeron.ResourceClosed) or self.is_lost:
+            return MediaDriverLost(f"{what} {endpoint}: the connection is closed")
         return HostError(f"{what} {endpoint} refused by the media driver: {_first_line(error)}")
 
 

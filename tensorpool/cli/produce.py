@@ -29,6 +29,14 @@ def produce(
     wait: Annotated[
         float, typer.Option(min=0, help="Seconds to wait for a consumer before the first frame.")
     ] = 0.0,
+    linger: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds to stay attached after the last frame: a detach begins a new epoch, and "
+            "consumers drop what they have not read of the old one.",
+        ),
+    ] = 1.0,
     config: Annotated[str | None, typer.Option(help="Configuration file of the host.")] = None,
 ) -> None:
     """Write frames of a pattern that `tensorpool consume` can check."""
@@ -53,6 +61,7 @@ def produce(
             if rate:
                 time.sleep(max(start + (index + 1) / rate - time.monotonic(), 0))
         elapsed = time.monotonic() - start
+        time.sleep(linger)
         nbytes = count * int(np.prod(dims)) * element.itemsize
         typer.echo(
             f"{count} frames, {nbytes} bytes in {elapsed:.3f} s; "

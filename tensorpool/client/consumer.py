@@ -65,6 +65,7 @@ class Consumer(Attachment):
         self.drops_late = 0
         self.drops_invalid = 0
         self._last_seq = -1
+        self._last_epoch = 0
         self._subscription: Subscription | None = None
         self._inbox: deque[_Descriptor] = deque()
         self._held: deque[_Descriptor] = deque(maxlen=_HELD_LIMIT)
@@ -118,9 +119,16 @@ class Consumer(Attachment):
             subscription = self._subscription
             if subscription is None:
                 return None
-            if subscription.raw_poll(self._on_descriptor, _POLL_LIMIT, assemble=False) == 0:
+            try:
+                polled = subscription.raw_poll(self._on_descriptor, _POLL_LIMIT, assemble=False)
+            except Exception:
+                # The keeper's thread may close a lost connection at any moment; the next one is
+                # noticed by its number.
+                if not self._keeper.has_lost_connection(self._connection):
+                    raise
+                self._subscription = None
                 return None
-            if not self._inbox:
+            if polled == 0 or not self._inbox:
                 return None
 
     def _on_descriptor(self, buffer: Any, _: Any) -> None:
@@ -230,7 +238,9 @@ class Consumer(Attachment):
         )
 
     def _on_map(self) -> None:
-        self._last_seq = -1
+        # The epoch of a lost lease, mapped again, goes on: what passed meanwhile is a gap.
+        if self.epoch != self._last_epoch:
+            self._last_epoch, self._last_seq = self.epoch, -1
 
     def close(self) -> None:
         """Detach and let go; idempotent. Frames handed out keep their memory."""
