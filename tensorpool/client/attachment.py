@@ -149,5 +149,9 @@ class Attachment:
 
 
 def _may_pass(lease: ClientLease) -> bool:
-    """Whether a refusal of a first attach can pass by itself: a new id was drawn."""
-    return "client_id already attached" in str(lease.error) and not lease.has_fixed_id
+    """Whether a refusal of a first attach can pass by itself.
+
+    Another id is drawn for one that is taken. A fixed id is free as soon as the lease that a
+    predecessor left behind is superseded (design §4.12).
+    """
+    return "client_id already attached" in str(lease.error)

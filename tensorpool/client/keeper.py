@@ -62,6 +62,7 @@ _log = logging.getLogger(__name__)
 _ATTACH_TIMEOUT_NS = 2 * NS_PER_S
 _BACKOFF_FIRST_NS = 20 * NS_PER_MS
 _BACKOFF_MAX_NS = NS_PER_S
+_TRIES_PER_INTERVAL = 20
 _MAX_PARK_NS = NS_PER_MS
 _QOS_PERIOD_NS = NS_PER_S
 _POLL_LIMIT = 64
@@ -427,12 +428,20 @@ class LeaseKeeper:
         error = AttachRejected(response.code, response.error_message or "no reason given")
         if response.error_message.startswith(_ID_TAKEN) and not lease.has_fixed_id:
             lease.client_id = self.choose_client_id()  # Driver §B.2
-        self._retry_later(lease, error)
+        patience_ns = _BACKOFF_MAX_NS
+        if response.error_message.startswith(_ID_TAKEN) and lease.has_fixed_id:
+            # Our predecessor's lease is superseded 1.25 keepalive intervals after its last sign
+            # of life (design §4.12): be there then.
+            interval_ns = self.settings.policies.lease_keepalive_interval_ns
+            patience_ns = max(interval_ns // _TRIES_PER_INTERVAL, _BACKOFF_FIRST_NS)
+        self._retry_later(lease, error, patience_ns)
 
-    def _retry_later(self, lease: ClientLease, error: Exception) -> None:
+    def _retry_later(
+        self, lease: ClientLease, error: Exception, patience_ns: int = _BACKOFF_MAX_NS
+    ) -> None:
         lease.error = error
         lease.status = LeaseStatus.BACKOFF
-        backoff_ns = min(_BACKOFF_FIRST_NS << min(lease.attempts, 10), _BACKOFF_MAX_NS)
+        backoff_ns = min(_BACKOFF_FIRST_NS << min(lease.attempts, 10), patience_ns)
         lease.attempts += 1
         lease.next_action_ns = monotonic_ns() + _jittered(backoff_ns)
         lease.bump()

@@ -20,6 +20,7 @@ from queue import Empty, SimpleQueue
 
 from tensorpool.clock import monotonic_ns
 from tensorpool.errors import HostError
+from tensorpool.fault_points import FaultPoint, fault_point
 from tensorpool.namespace import directory_mode, open_own_directory, prepare_namespace
 from tensorpool.registry import own_identity
 from tensorpool.settings import Profile, ShmSettings
@@ -191,7 +192,9 @@ def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool)
     mappings: list[tuple[mmap.mmap, memoryview]] = []
     with _open_stream_dir(plan, shm, mode) as stream_fd:
         try:
+            fault_point(FaultPoint.STREAM_DIRECTORY_MADE)
             staging_fd = open_own_directory(path, staging, stream_fd, mode)
+            fault_point(FaultPoint.STAGING_MADE)
             try:
                 for name, region in plan.region_layouts():
                     mappings.append(
@@ -200,6 +203,7 @@ def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool)
             finally:
                 os.close(staging_fd)
             os.rename(staging, str(plan.epoch), src_dir_fd=stream_fd, dst_dir_fd=stream_fd)
+            fault_point(FaultPoint.EPOCH_RENAMED)
         except BaseException as error:
             for mapping, words in mappings:
                 words.release()
@@ -260,6 +264,7 @@ def _make_region(  # noqa: PLR0913 - one argument a fact
     fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=directory_fd)
     try:
         os.fchmod(fd, shm.permissions_mode)
+        fault_point(FaultPoint.FILE_MADE)
         page = backing_of(fd).page_size_bytes
         size = (
             -(-region_bytes(region) // page) * page
@@ -268,6 +273,7 @@ def _make_region(  # noqa: PLR0913 - one argument a fact
         )
         # Reserved now: later a write to a full file system would be a SIGBUS (design §4.4).
         os.posix_fallocate(fd, 0, size)
+        fault_point(FaultPoint.FILE_RESERVED)
         if prefault:
             _populate(fd, size)
         whole = mmap.mmap(fd, size if mlock else min(page, size))
@@ -277,6 +283,7 @@ def _make_region(  # noqa: PLR0913 - one argument a fact
         _lock(whole, size)
     superblock = encode_superblock(region, pid=os.getpid(), now_ns=monotonic_ns())
     whole[: layout.SUPERBLOCK_BYTES] = superblock
+    fault_point(FaultPoint.FILE_STAMPED)
     return whole, memoryview(whole)[: layout.SUPERBLOCK_BYTES].cast("Q")
 
 

@@ -22,6 +22,7 @@ from tensorpool.driver.recovery import Heritage
 from tensorpool.driver.stats import DriverStats
 from tensorpool.driver.streams import SpaceWait, Stream, StreamTable, Waiting
 from tensorpool.errors import HostError
+from tensorpool.fault_points import FaultPoint, fault_point
 from tensorpool.gc_report import read_report
 from tensorpool.registry import BumpReason, LeaseState, RegistryWriter
 from tensorpool.settings import HostSettings
@@ -177,6 +178,7 @@ class LeaseService:
         )
         stream.last_epoch = heritage.last_epochs.get(stream_id, 0) if heritage else 0
         self._registry.write_stream(stream.index, stream.record())
+        fault_point(FaultPoint.STREAM_ADDED)
         return stream
 
     def _begin_epoch(self, stream: Stream, reason: BumpReason) -> None:
@@ -194,9 +196,12 @@ class LeaseService:
         self._last_epoch = stream.last_epoch = max(self._last_epoch + 1, time_ns())
         # In the registry before it exists: a successor starts above it, whatever happens.
         self._registry.write_stream(stream.index, stream.record())
+        fault_point(FaultPoint.EPOCH_RECORDED)
         self._provisioner.submit(EpochPlan(stream.stream_id, stream.last_epoch, stream.profile))
+        fault_point(FaultPoint.EPOCH_SUBMITTED)
 
     def _commit_epoch(self, stream: Stream, result: Provisioned) -> None:
+        fault_point(FaultPoint.EPOCH_TAKEN)
         now_ns = monotonic_ns()
         if stream.epoch is not None:
             stream.epoch.close()
@@ -212,15 +217,19 @@ class LeaseService:
             if lease is not None:
                 lease.epoch = result.plan.epoch
                 self._registry.write_lease(lease.index, lease.record())
+                fault_point(FaultPoint.CONSUMER_MOVED)
         waiting, stream.waiting = stream.waiting, []
         for entry in waiting:
             self._grant(stream, entry)
         self._registry.write_stream(stream.index, stream.record())
+        fault_point(FaultPoint.STREAM_RECORDED)
         self._registry.count_epoch_change()
+        fault_point(FaultPoint.CHANGE_COUNTED)
         self.announcer.announce_now(stream, now_ns)
         if self.outbox.is_empty:
             # Announced before its producer knows it: no descriptor can overtake the announce.
             self.announcer.do_work(now_ns, self.streams)
+        fault_point(FaultPoint.EPOCH_ANNOUNCED)
         for entry in waiting:
             self._answer(stream, entry)
         _log.info(
@@ -294,6 +303,7 @@ class LeaseService:
                 LeaseRevokeReason.REVOKED,
                 "superseded: its client attached again from a new session",
             )
+            fault_point(FaultPoint.LEASE_ENDED)
         stream = admission.stream
         if stream is None:
             name = f"dynamic-{admission.stream_id}"
@@ -306,6 +316,7 @@ class LeaseService:
             node_id=admission.node_id,
             session_id=session_id,
         )
+        fault_point(FaultPoint.LEASE_RESERVED)
         entry = Waiting(request.correlation_id, lease)
         if admission.role is Role.PRODUCER:
             stream.producer = lease
@@ -337,6 +348,7 @@ class LeaseService:
         )
         self._registry.write_lease(lease.index, lease.record())
         self._registry.set_active_leases(len(self.leases))
+        fault_point(FaultPoint.LEASE_RECORDED)
         self.stats.attaches += 1
 
     def _answer(self, stream: Stream, entry: Waiting) -> None:
@@ -359,6 +371,7 @@ class LeaseService:
                 epoch.header_uri,
             )
         )
+        fault_point(FaultPoint.CLIENT_ANSWERED)
         _log.info("lease attached", extra=_ids(lease) | {"epoch": epoch.epoch})
 
     def reject_unsupported(self, correlation_id: int, *, is_attach: bool, text: str) -> None:
@@ -455,8 +468,8 @@ class LeaseService:
             self._withdraw_reservation(lease)
             stream.waiting = [entry for entry in stream.waiting if entry.lease is not lease]
             return
-        self._release_records(lease)
-        self.stats.ends[reason.name] += 1
+        # Told before it is released: a successor revokes what the registry still shows, and a
+        # lease released in silence would have its client write to regions that nobody reads.
         self.outbox.send(
             ShmLeaseRevoked(
                 monotonic_ns(),
@@ -468,6 +481,10 @@ class LeaseService:
                 text,
             )
         )
+        fault_point(FaultPoint.REVOCATION_SENT)
+        self._release_records(lease)
+        fault_point(FaultPoint.RECORD_RELEASED)
+        self.stats.ends[reason.name] += 1
         _log.info("lease ended", extra=_ids(lease) | {"reason": reason.name, "why": text})
         if stream.producer is lease:
             stream.producer = None

@@ -28,7 +28,8 @@ _log = logging.getLogger(__name__)
 _RETRY_NS = NS_PER_S
 _MIN_REST_NS = 20 * NS_PER_MS
 _REST_FACTOR = 4
-"""Passes that nobody waits for take at most a fifth of a core, however fast epochs change."""
+"""Passes that nobody waits for take at most a fifth of a core, unless the GC would fall behind:
+no rest is longer than `epoch_gc_min_age_ns`, or old epochs would pile up while it rests."""
 _MAX_TOLD = 1000
 """Lines remembered so as not to repeat them."""
 
@@ -214,7 +215,8 @@ class GcAgent:
         self._account(report, reason, is_sweep=is_sweep)
         ended_ns = monotonic_ns()
         self.last_pass_ns = ended_ns
-        rest_ns = max(_MIN_REST_NS, (ended_ns - started_ns) * _REST_FACTOR)
+        fair_ns = (ended_ns - started_ns) * _REST_FACTOR
+        rest_ns = max(_MIN_REST_NS, min(fair_ns, self._limits.min_age_ns))
         self._rest_until_ns = ended_ns + rest_ns
         if not is_sweep:
             self._due_ns = self._next_due_ns(report, ended_ns)

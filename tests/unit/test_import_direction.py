@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"child", "config"}),
     frozenset({"logs", "metrics", "host_lock", "namespace"}),
     frozenset({"settings", "wire", "shm"}),
-    frozenset({"errors", "clock", "version"}),
+    frozenset({"errors", "clock", "version", "fault_points"}),
 )
 LEVEL = {part: number for number, row in enumerate(LAYERS) for part in row}
 NO_ROW = "{} has no row in LAYERS: give it one"
