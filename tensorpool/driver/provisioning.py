@@ -42,8 +42,7 @@ WORKERS = 4
 """Provisionings at a time, so that a small one need not wait for a huge one."""
 
 _FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_MADV_POPULATE_WRITE = 23
-_POPULATE_CHUNK_BYTES = 64 << 20
+_ZEROS = memoryview(bytes(1 << 20))
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -274,8 +273,8 @@ def _make_region(  # noqa: PLR0913 - one argument a fact
         # Reserved now: later a write to a full file system would be a SIGBUS (design §4.4).
         os.posix_fallocate(fd, 0, size)
         fault_point(FaultPoint.FILE_RESERVED)
-        if prefault:
-            _populate(fd, size)
+        if prefault and page == mmap.PAGESIZE:  # huge pages are zeroed when they are reserved
+            _zero(fd, size)
         whole = mmap.mmap(fd, size if mlock else min(page, size))
     finally:
         os.close(fd)
@@ -287,23 +286,15 @@ def _make_region(  # noqa: PLR0913 - one argument a fact
     return whole, memoryview(whole)[: layout.SUPERBLOCK_BYTES].cast("Q")
 
 
-def _populate(fd: int, size: int) -> None:
-    """Zero every page now, the interpreter lock released, instead of at a client's first touch."""
-    with mmap.mmap(fd, size) as mapping:
-        anchor = ctypes.c_char.from_buffer(mapping)
-        start = ctypes.addressof(anchor)
-        try:
-            for offset in range(0, size, _POPULATE_CHUNK_BYTES):
-                chunk = min(_POPULATE_CHUNK_BYTES, size - offset)
-                address = ctypes.c_void_p(start + offset)
-                if _libc.madvise(address, ctypes.c_size_t(chunk), _MADV_POPULATE_WRITE) == 0:
-                    continue
-                number = ctypes.get_errno()
-                if number != errno.EINVAL:  # EINVAL: a kernel before 5.14
-                    raise OSError(number, os.strerror(number))
-                ctypes.memset(address, 0, chunk)
-        finally:
-            del anchor
+def _zero(fd: int, size: int) -> None:
+    """Have every page zeroed now instead of at a client's first touch.
+
+    Written, not touched through a mapping: populating a mapping holds this process's mmap lock,
+    and whoever provisions a small region meanwhile would wait for it.
+    """
+    offset = 0
+    while offset < size:
+        offset += os.pwrite(fd, _ZEROS[: size - offset], offset)
 
 
 def _lock(mapping: mmap.mmap, size: int) -> None:

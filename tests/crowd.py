@@ -1,0 +1,140 @@
+"""Many clients of one wire session, and how long others wait while they live on short leases."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable
+from statistics import median, quantiles
+
+from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
+from tensorpool.wire.control import ResponseCode
+from tensorpool.wire.driver import (
+    HugepagesPolicy,
+    PublishMode,
+    Role,
+    ShmAttachRequest,
+    ShmAttachResponse,
+    ShmLeaseRevoked,
+)
+from tests.wire_client import WireClient
+
+_FIRST_CLIENT = 1000
+_ARRIVALS_PER_ROUND = 25
+
+
+class Crowd:
+    """Clients with a consumer's lease each, on one stream; each sends once an interval.
+
+    Attributes:
+        leases: lease id by client id.
+    """
+
+    def __init__(self, wire: WireClient, stream_id: int, count: int) -> None:
+        self._wire = wire
+        self._stream_id = stream_id
+        self.leases: dict[int, int] = {}
+        for number in range(count):
+            client_id = _FIRST_CLIENT + number
+            answer = wire.attach(stream_id, Role.CONSUMER, client_id)
+            assert answer.code == ResponseCode.OK, answer
+            assert answer.lease_id is not None
+            self.leases[client_id] = answer.lease_id
+            if number % _ARRIVALS_PER_ROUND == 0:
+                self._keep_alive(self.leases)
+        self._keep_alive(self.leases)
+        self._gap_ns = wire.settings.policies.lease_keepalive_interval_ns // count
+        self._turn = itertools.cycle(self.leases)
+        self._next_ns = monotonic_ns()
+
+    def step(self) -> None:
+        """Send what is due: the clients take turns, evenly over the interval."""
+        now_ns = monotonic_ns()
+        while self._next_ns <= now_ns:
+            self._next_ns += self._gap_ns
+            self._keep_alive([next(self._turn)])
+
+    def lost(self) -> list[ShmLeaseRevoked]:
+        """Revocations of its leases that were heard."""
+        ours = set(self.leases.values())
+        return [
+            message
+            for message in self._wire.heard
+            if isinstance(message, ShmLeaseRevoked) and message.lease_id in ours
+        ]
+
+    def run_until(self, is_over: Callable[[], bool], deadline_s: float) -> None:
+        """Keep alive and hear until `is_over`.
+
+        Raises:
+            AssertionError: it is not within the deadline.
+        """
+        deadline_ns = monotonic_ns() + int(deadline_s * NS_PER_S)
+        while not is_over():
+            assert monotonic_ns() < deadline_ns, f"not over within {deadline_s:g} s"
+            self.step()
+            if self._wire.poll() == 0:
+                time.sleep(0.0001)
+
+    def _keep_alive(self, clients: dict[int, int] | list[int]) -> None:
+        for client_id in clients:
+            lease_id = self.leases[client_id]
+            self._wire.keep_alive(lease_id, self._stream_id, client_id, Role.CONSUMER)
+
+
+class Attaching:
+    """Attach requests, from sending to the answer.
+
+    Attributes:
+        waits_ns: of those that were answered OK.
+    """
+
+    def __init__(self, wire: WireClient, crowd: Crowd) -> None:
+        self._wire = wire
+        self._crowd = crowd
+        self._ids = itertools.count(random.getrandbits(40))
+        self.waits_ns: list[int] = []
+
+    def ask(self, stream_id: int, role: Role, client_id: int) -> int:
+        """Send a request and return its correlation id."""
+        correlation_id = next(self._ids)
+        self._wire.send(
+            ShmAttachRequest(
+                correlation_id,
+                stream_id,
+                client_id,
+                role,
+                publish_mode=PublishMode.EXISTING_OR_CREATE,
+                require_hugepages=HugepagesPolicy.UNSPECIFIED,
+            )
+        )
+        return correlation_id
+
+    def answer(self, correlation_id: int) -> ShmAttachResponse | None:
+        """Its answer, if it has been heard."""
+        for message in self._wire.heard:
+            if isinstance(message, ShmAttachResponse) and message.correlation_id == correlation_id:
+                return message
+        return None
+
+    def once(self, stream_id: int, role: Role, client_id: int, deadline_s: float) -> None:
+        """Attach, measured, and detach; the crowd is kept alive meanwhile."""
+        started_ns = monotonic_ns()
+        correlation_id = self.ask(stream_id, role, client_id)
+        self._crowd.run_until(lambda: self.answer(correlation_id) is not None, deadline_s)
+        self.waits_ns.append(monotonic_ns() - started_ns)
+        answer = self.answer(correlation_id)
+        assert answer is not None
+        assert answer.code == ResponseCode.OK, answer
+        self._wire.heard.remove(answer)
+        self._wire.detach(answer.lease_id or 0, stream_id, client_id, role)
+
+    def figures(self) -> str:
+        """Count, median, 99th percentile and worst."""
+        median_ns, worst_ns = median(self.waits_ns), max(self.waits_ns)
+        p99_ns = quantiles(self.waits_ns, n=100)[98]
+        return (
+            f"{len(self.waits_ns)} attaches: median {median_ns / NS_PER_MS:.2f} ms, "
+            f"p99 {p99_ns / NS_PER_MS:.2f} ms, worst {worst_ns / NS_PER_MS:.2f} ms"
+        )
