@@ -89,7 +89,8 @@ class WireClient:
             seen = len(self.heard)
             if self.poll() == 0:
                 time.sleep(0.0005)
-        msg = f"no {kind.__name__} as expected within {DEADLINE_S} s; heard {[type(m).__name__ for m in self.heard[-20:]]}"
+        kinds = [type(message).__name__ for message in self.heard[-20:]]
+        msg = f"no {kind.__name__} as expected within {DEADLINE_S} s; heard {kinds}"
         raise AssertionError(msg)
 
     def hears_nothing(self, kind: type, matches: Callable[[Any], bool] = lambda _: True) -> bool:
