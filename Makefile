@@ -7,7 +7,7 @@ TYPED := $(wildcard tensorpool tests bench)
 LINTED := $(wildcard tensorpool tests bench examples stubs docs tools)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test chaos check bench lock clean
+.PHONY: help setup up test chaos check docs bench lock clean
 
 help: ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,10 @@ check: setup ## lint, format, types, import direction
 	@$(BIN)/mypy $(TYPED)
 	@$(BIN)/python -m pytest -q tests/unit/test_import_direction.py
 
+docs: setup ## build the documentation into docs/_build; a warning fails
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "docs/_build/index.html"
+
 bench: setup ## measure speed and size (ARGS="...")
 	@$(BIN)/python -m bench $(ARGS)
 
@@ -39,5 +43,5 @@ lock: ## resolve the dependencies anew into requirements.lock
 	@tools/lock
 
 clean: ## remove what make and the tools made
-	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(TYPED) $(wildcard examples docs) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,25 @@
+"""Sphinx reads the same Markdown that a reader of the repository sees, and the docstrings."""
+
+from tensorpool.version import __version__
+
+project = "tensorpool"
+author = "the tensorpool maintainers"
+project_copyright = "the tensorpool maintainers"
+release = version = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"tensorpool {__version__}"
+
+myst_heading_anchors = 4
+# Links out of the documentation lead into the repository: code, deploy files, the changelog.
+myst_enable_extensions = ["colon_fence"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_class_signature = "separated"
+napoleon_google_docstring = True
+napoleon_use_ivar = True
+napoleon_custom_sections = ["What"]
