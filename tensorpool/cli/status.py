@@ -65,17 +65,19 @@ def _show(settings: HostSettings, interval: float | None, *, as_json: bool) -> i
     reader = StatusReader(settings)
     found = reader.look()
     pause = _SAMPLE_S
-    while True:
-        if found["health"] != "down" or interval is not None:
-            try:
+    try:
+        while True:
+            if found["health"] != "down" or interval is not None:
                 time.sleep(pause)
-            except KeyboardInterrupt:
-                return exit_status(found)
-            found = reader.look()
-        _print(found, as_json=as_json, clear=interval is not None)
+                found = reader.look()
+            _print(found, as_json=as_json, clear=interval is not None)
+            if interval is None:
+                break
+            pause = interval
+    except KeyboardInterrupt:
         if interval is None:
-            return exit_status(found)
-        pause = interval
+            raise
+    return exit_status(found)
 
 
 def _print(found: HostStatus, *, as_json: bool, clear: bool) -> None:

@@ -118,3 +118,34 @@ def test_wait_in_vain_says_what_is_missing(tmp_shm: Path) -> None:
     done = RunningHost(tmp_shm).command("status", "--wait", "0.05")
     assert done.status == 1
     assert "not ready after 0.05 s: no `tensorpool up` runs" in done.errors
+
+
+def test_watch_follows_the_host_until_ctrl_c(host: RunningHost) -> None:
+    """`status --watch --json`: one object a look; it outlives a driver's death."""
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "tensorpool", "status", "--watch", "--json"),
+            *("--interval", "0.1", "--config", str(host.config)),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=host.environment,
+    ) as watcher:
+        try:
+            assert watcher.stdout is not None
+            former = driver_pid(json.loads(watcher.stdout.readline()))
+            assert former == host.pid_of("driver")
+            os.kill(former, signal.SIGKILL)
+            looks = (json.loads(line) for line in watcher.stdout)
+            assert any(look["health"] != "healthy" for look in looks)
+            assert any(look["health"] == "healthy" and driver_pid(look) != former for look in looks)
+            watcher.send_signal(signal.SIGINT)
+            assert watcher.wait(DEADLINE_S) == 0
+        finally:
+            watcher.kill()
+
+
+def driver_pid(look: dict[str, Any]) -> int | None:
+    """The driver's process in one look of `status --json`."""
+    pid: int | None = next(p["pid"] for p in look["processes"] if p["name"] == "driver")
+    return pid
