@@ -26,7 +26,7 @@ from tensorpool.clock import NS_PER_MS, monotonic_ns
 from tensorpool.errors import HostError, TensorPoolError
 from tensorpool.settings import HostSettings, MetricsSettings
 
-HEARTBEAT_PERIOD_NS = 200 * NS_PER_MS
+HEARTBEAT_PERIOD_NS = 400 * NS_PER_MS
 CHILD_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1})
 """Blocked from the spawn until the child has its handlers, so that none can end it before."""
 

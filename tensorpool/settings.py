@@ -171,13 +171,14 @@ class MediaDriverSettings:
 
 @dataclass(frozen=True, slots=True)
 class LauncherSettings:
-    """Restart policy of the children (`[launcher]`)."""
+    """Restart policy of the children, and how their duty cycles wait (`[launcher]`)."""
 
     restart_backoff_initial_ns: int
     restart_backoff_max_ns: int
     crash_loop_restarts: int
     crash_loop_window_ns: int
     hang_timeout_ns: int
+    idle_strategy: Literal["backoff", "busy_spin"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,12 @@ class MediaDriverLost(HostError):
     """The media driver is not there, or fell silent: connect again."""
 
 
+_PROMPT_SLEEP_MS = 2
+PATIENT_SLEEP_MS = 8
+"""Pause of the client's conductor: how soon it sees what the media driver answers. A process
+that adds its few publications at its start can be patient: each wake-up costs."""
+
+
 class Offer(enum.Enum):
     """What became of an offered message."""
 
@@ -140,13 +146,15 @@ class AeronClient:
         MediaDriverLost: no live media driver within about a second.
     """
 
-    def __init__(self, aeron_dir: str, name: str) -> None:
+    def __init__(
+        self, aeron_dir: str, name: str, *, conductor_sleep_ms: int = _PROMPT_SLEEP_MS
+    ) -> None:
         self.aeron_dir = aeron_dir
         self.errors = 0
         """Errors reported by the client's conductor."""
         # The context reads it when it is made; its own arguments for it come too late and
         # leave the default of 16 ms, which every added publication or subscription would wait.
-        os.environ.setdefault("AERON_CLIENT_IDLE_SLEEP_DURATION", _CONDUCTOR_SLEEP)
+        os.environ.setdefault("AERON_CLIENT_IDLE_SLEEP_DURATION", f"{conductor_sleep_ms}ms")
         context = pyaeron.Context(
             dir=aeron_dir,
             client_name=name,
@@ -237,10 +245,6 @@ class AeronClient:
         if isinstance(error, pyaeron.ResourceClosed) or self.is_lost:
             return MediaDriverLost(f"{what} {endpoint}: the connection is closed")
         return HostError(f"{what} {endpoint} refused by the media driver: {_first_line(error)}")
-
-
-_CONDUCTOR_SLEEP = "2ms"
-"""Pause of the client's conductor: how soon it sees what the media driver answers."""
 
 
 def _await_idle() -> pyaeron.IdleStrategy:

@@ -17,7 +17,7 @@ from tensorpool.settings import HostSettings
 ROLE = "media_driver"
 
 _log = logging.getLogger(__name__)
-_POLL_S = 0.05
+_POLL_S = 0.1
 
 
 def run(settings: HostSettings, link: LauncherLink) -> None:

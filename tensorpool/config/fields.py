@@ -311,6 +311,9 @@ PoolIdRange = Annotated[
 AeronIdRange = Annotated[
     StreamIdRange | None, PlainValidator(_aeron_range), _RANGE_SCHEMA, _RANGE_KIND
 ]
+IdleStrategy = Annotated[
+    Literal["backoff", "busy_spin"], Kind("string", "`backoff` or `busy_spin`", '"backoff"')
+]
 Threading = Annotated[
     Literal["shared", "shared_network", "dedicated"],
     Kind("string", "`shared`, `shared_network` or `dedicated`", '"shared"'),

@@ -7,6 +7,7 @@ from pydantic import Field
 from tensorpool.config.fields import (
     BindAddress,
     Flag,
+    IdleStrategy,
     LogLevel,
     Name,
     Port,
@@ -81,6 +82,10 @@ class LauncherTable(Table):
     crash_loop_window_ms: PositiveUint32 = Field(30_000, description="The window.")
     hang_timeout_ms: PositiveUint32 = Field(
         5000, description="A child without a sign of life this long is killed and restarted."
+    )
+    idle_strategy: IdleStrategy = Field(
+        "backoff",
+        description="How media driver, driver and supervisor wait; `busy_spin` takes a core each.",
     )
 
 

@@ -15,7 +15,12 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from tensorpool import wire
-from tensorpool.aeron.client import AeronClient, MediaDriverLost, has_media_driver_file
+from tensorpool.aeron.client import (
+    PATIENT_SLEEP_MS,
+    AeronClient,
+    MediaDriverLost,
+    has_media_driver_file,
+)
 from tensorpool.aeron.outbox import Outbox
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.driver.announcer import Announcer
@@ -139,7 +144,11 @@ class DriverAgent:
         driver = self._settings.driver
         client = None
         try:
-            client = AeronClient(self._settings.aeron_dir, f"tensorpool-driver {os.getpid()}")
+            client = AeronClient(
+                self._settings.aeron_dir,
+                f"tensorpool-driver {os.getpid()}",
+                conductor_sleep_ms=PATIENT_SLEEP_MS,
+            )
             control = client.publication(driver.control)
             announce = client.publication(driver.announce)
             self._subscription = client.subscription(

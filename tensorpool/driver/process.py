@@ -6,7 +6,7 @@ import logging
 import os
 
 from tensorpool import logs
-from tensorpool.aeron.idle import BackoffIdle
+from tensorpool.aeron.idle import BackoffIdle, DutyCycleIdle
 from tensorpool.agent import DutyCycleTracker
 from tensorpool.child import FatalError, LauncherLink, exit_with
 from tensorpool.clock import NS_PER_MS
@@ -22,8 +22,9 @@ from tensorpool.settings import HostSettings
 from tensorpool.wire.driver import ShutdownReason
 
 ROLE = "driver"
-_MAX_PARK_NS = NS_PER_MS
-_PROMPT_PARK_NS = NS_PER_MS // 10
+_BUSY_PARK_NS = NS_PER_MS
+_QUIET_PARK_NS = 8 * NS_PER_MS
+_PROVISIONING_PARK_NS = NS_PER_MS // 10
 """While regions are being made somebody waits for them, and the workers need the interpreter."""
 _log = logging.getLogger(__name__)
 
@@ -64,15 +65,18 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
     registry.publish()
     try:
         link.serve_metrics(settings.metrics, ROLE, lambda: samples(agent, shm.base_dir))
-        _duty_cycle(agent, provisioner, link)
+        idle = DutyCycleIdle(settings.launcher.idle_strategy, _BUSY_PARK_NS, _QUIET_PARK_NS)
+        _duty_cycle(agent, provisioner, link, idle)
     finally:
         agent.on_close()
         provisioner.close()
         registry.close()
 
 
-def _duty_cycle(agent: DriverAgent, provisioner: Provisioner, link: LauncherLink) -> None:
-    patient, prompt = BackoffIdle(_MAX_PARK_NS), BackoffIdle(_PROMPT_PARK_NS)
+def _duty_cycle(
+    agent: DriverAgent, provisioner: Provisioner, link: LauncherLink, idle: DutyCycleIdle
+) -> None:
+    provisioning_idle = BackoffIdle(_PROVISIONING_PARK_NS)
     tracker = DutyCycleTracker()
     has_reported = False
     while not agent.is_done:
@@ -88,6 +92,6 @@ def _duty_cycle(agent: DriverAgent, provisioner: Provisioner, link: LauncherLink
         if link.reloaded is not None:
             agent.reload(link.reloaded)
             link.reloaded = None
-        (prompt if provisioner.in_flight else patient).idle(work)
+        (provisioning_idle if provisioner.in_flight else idle).idle(work)
     if not link.stop_requested and agent.shutdown_reason is not None:
         link.stop_host(f"ShmDriverShutdownRequest, reason {agent.shutdown_reason.name}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from tensorpool import wire
 from tensorpool.aeron.client import (
+    PATIENT_SLEEP_MS,
     AeronClient,
     MediaDriverLost,
     Subscription,
@@ -122,7 +123,11 @@ class SupervisorAgent:
             return 0
         client = None
         try:
-            client = AeronClient(self._aeron_dir, f"tensorpool-supervisor {os.getpid()}")
+            client = AeronClient(
+                self._aeron_dir,
+                f"tensorpool-supervisor {os.getpid()}",
+                conductor_sleep_ms=PATIENT_SLEEP_MS,
+            )
             control = client.publication(self._endpoints.control)
             self._subscriptions = self._subscribe(client)
         except MediaDriverLost as error:

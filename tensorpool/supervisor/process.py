@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from tensorpool import logs
-from tensorpool.aeron.idle import BackoffIdle
+from tensorpool.aeron.idle import DutyCycleIdle
 from tensorpool.agent import DutyCycleTracker
 from tensorpool.child import LauncherLink, exit_with
 from tensorpool.clock import NS_PER_MS
@@ -15,7 +15,8 @@ from tensorpool.supervisor.agent import SupervisorAgent
 from tensorpool.supervisor.exposition import samples
 
 ROLE = "supervisor"
-_MAX_PARK_NS = 4 * NS_PER_MS
+_BUSY_PARK_NS = 4 * NS_PER_MS
+_QUIET_PARK_NS = 16 * NS_PER_MS
 """Nobody waits for a config as for an attach: idle, it costs a quarter of what the driver does."""
 _log = logging.getLogger(__name__)
 
@@ -41,13 +42,14 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
     agent.on_start()
     try:
         link.serve_metrics(settings.metrics, ROLE, lambda: samples(agent))
-        _duty_cycle(agent, link)
+        idle = DutyCycleIdle(settings.launcher.idle_strategy, _BUSY_PARK_NS, _QUIET_PARK_NS)
+        _duty_cycle(agent, link, idle)
     finally:
         agent.on_close()
 
 
-def _duty_cycle(agent: SupervisorAgent, link: LauncherLink) -> None:
-    idle, tracker = BackoffIdle(_MAX_PARK_NS), DutyCycleTracker()
+def _duty_cycle(agent: SupervisorAgent, link: LauncherLink, idle: DutyCycleIdle) -> None:
+    tracker = DutyCycleTracker()
     has_reported = False
     while not link.stop_requested:
         tracker.start()

@@ -35,6 +35,14 @@ def test_the_console_script_and_the_module_are_the_same(host: RunningHost) -> No
     assert host.command("status", "--wait", "0").status == 0
 
 
+def test_a_host_that_spins_serves_like_any_other(tmp_shm: Path) -> None:
+    with running_host(tmp_shm, {"launcher": {"idle_strategy": "busy_spin"}}) as host:
+        done = host.command("produce", str(STREAM), "--count", "3", "--shape", "8x8")
+        assert done.status == 0, done
+        driver = psutil.Process(host.pid_of("driver"))
+        wait_until(lambda: driver.status() == "running", DEADLINE_S, "a driver that spins")
+
+
 def test_no_supervisor_table_no_supervisor(tmp_shm: Path) -> None:
     with running_host(tmp_shm, {"supervisor": None}) as host:
         report = host.report()

@@ -55,6 +55,19 @@ def test_aeron_understands_every_setting(tmp_shm: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("strategy", "function", "arguments"),
+    [("backoff", "_backoff_", "10-20-1us-4ms"), ("busy_spin", "_spinning_", "(nil)")],
+)
+def test_how_its_threads_wait(tmp_shm: Path, strategy: str, function: str, arguments: str) -> None:
+    run = start(tmp_shm, f'[launcher]\nidle_strategy = "{strategy}"\n')
+    assert run.returncode == 0, run.stderr
+    printed = dict(line.strip().split("=", 1) for line in run.stdout.splitlines() if "=" in line)
+    for agent in ("shared", "conductor"):
+        assert function in printed[f"{agent}_idle_strategy_func"]
+        assert printed[f"{agent}_idle_strategy_init_args"].endswith(arguments)
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("AERON_PUBLICATION_UNBLOCK_TIMEOUT", "2000ms"),

@@ -67,6 +67,7 @@ OF_KEY = {
     "permissions_mode": "600",
     "page_size_bytes": "8192",
     "threading": "dedicated",
+    "idle_strategy": "busy_spin",
     "bind_address": "::1",
     "force_mode": "1",
     "level": "4",

@@ -123,6 +123,7 @@ BROKEN = [
     ("media_driver", "threading", '"invoker"', "`shared`", 'threading = "shared"'),
     ("media_driver", "timer_interval_ms", "0", "1 to 4294967295", "timer_interval_ms = 50"),
     ("launcher", "hang_timeout_ms", "0", "1 to 4294967295", "hang_timeout_ms = 5000"),
+    ("launcher", "idle_strategy", '"sleep"', "`backoff`", 'idle_strategy = "backoff"'),
     ("launcher", "crash_loop_restarts", "0", "1 to 4294967295", "crash_loop_restarts = 10"),
     ("metrics", "bind_address", '"localhost"', "an IP address", '"127.0.0.1"'),
     ("metrics.ports", "driver", "65536", "0 to 65535", "driver = 0"),

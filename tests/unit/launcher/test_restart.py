@@ -17,6 +17,7 @@ def settings(limit: int = 10, window_ms: int = 30_000) -> LauncherSettings:
         crash_loop_restarts=limit,
         crash_loop_window_ns=window_ms * MS,
         hang_timeout_ns=5000 * MS,
+        idle_strategy="backoff",
     )
 
 
