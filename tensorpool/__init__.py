@@ -18,55 +18,103 @@ from tensorpool.errors import ConfigError, HostError, TensorPoolError
 from tensorpool.version import __version__
 
 if TYPE_CHECKING:
+    from tensorpool.aeron.client import MediaDriverLost
+    from tensorpool.client.claims import ClaimedFrame
     from tensorpool.client.consumer import Consumer
     from tensorpool.client.errors import (
         AttachRejected,
+        ClaimOver,
         ClientError,
+        ConcurrentUse,
+        ForkedProcess,
         FrameTooLarge,
         LeaseLost,
         NoDriver,
         PoolClosed,
+        SharedMemoryDenied,
         StaleFrame,
+        TooManyClaims,
     )
     from tensorpool.client.frame import Frame
     from tensorpool.client.keeper import PoolEvent
+    from tensorpool.client.metadata import Attribute, Metadata, MetadataError
     from tensorpool.client.pool import Pool, connect
-    from tensorpool.client.producer import ClaimedFrame, Producer
+    from tensorpool.client.producer import Producer
+    from tensorpool.client.progress import PartialFrame, ProgressHints
+    from tensorpool.client.tensors import TensorLayout
+    from tensorpool.shm.errors import ShmError, TensorError
+    from tensorpool.wire.control import Dtype, FrameProgressState, MajorOrder, Mode
 
 _LAZY = {
     "AttachRejected": "tensorpool.client.errors",
-    "ClaimedFrame": "tensorpool.client.producer",
+    "Attribute": "tensorpool.client.metadata",
+    "ClaimOver": "tensorpool.client.errors",
+    "ClaimedFrame": "tensorpool.client.claims",
     "ClientError": "tensorpool.client.errors",
+    "ConcurrentUse": "tensorpool.client.errors",
     "Consumer": "tensorpool.client.consumer",
+    "Dtype": "tensorpool.wire.control",
+    "ForkedProcess": "tensorpool.client.errors",
     "Frame": "tensorpool.client.frame",
+    "FrameProgressState": "tensorpool.wire.control",
     "FrameTooLarge": "tensorpool.client.errors",
     "LeaseLost": "tensorpool.client.errors",
+    "MajorOrder": "tensorpool.wire.control",
+    "MediaDriverLost": "tensorpool.aeron.client",
+    "Metadata": "tensorpool.client.metadata",
+    "MetadataError": "tensorpool.client.metadata",
+    "Mode": "tensorpool.wire.control",
     "NoDriver": "tensorpool.client.errors",
+    "PartialFrame": "tensorpool.client.progress",
     "Pool": "tensorpool.client.pool",
     "PoolClosed": "tensorpool.client.errors",
     "PoolEvent": "tensorpool.client.keeper",
     "Producer": "tensorpool.client.producer",
+    "ProgressHints": "tensorpool.client.progress",
+    "SharedMemoryDenied": "tensorpool.client.errors",
+    "ShmError": "tensorpool.shm.errors",
     "StaleFrame": "tensorpool.client.errors",
+    "TensorError": "tensorpool.shm.errors",
+    "TensorLayout": "tensorpool.client.tensors",
+    "TooManyClaims": "tensorpool.client.errors",
     "connect": "tensorpool.client.pool",
 }
 
 __all__ = [
     "AttachRejected",
+    "Attribute",
+    "ClaimOver",
     "ClaimedFrame",
     "ClientError",
+    "ConcurrentUse",
     "ConfigError",
     "Consumer",
+    "Dtype",
+    "ForkedProcess",
     "Frame",
+    "FrameProgressState",
     "FrameTooLarge",
     "HostError",
     "LeaseLost",
+    "MajorOrder",
+    "MediaDriverLost",
+    "Metadata",
+    "MetadataError",
+    "Mode",
     "NoDriver",
+    "PartialFrame",
     "Pool",
     "PoolClosed",
     "PoolEvent",
     "Producer",
+    "ProgressHints",
+    "SharedMemoryDenied",
+    "ShmError",
     "StaleFrame",
+    "TensorError",
+    "TensorLayout",
     "TensorPoolError",
+    "TooManyClaims",
     "__version__",
     "connect",
 ]

@@ -11,10 +11,11 @@ import logging
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pyaeron
 
+from tensorpool.aeron import forked
 from tensorpool.errors import HostError
 from tensorpool.settings import Endpoint
 
@@ -57,9 +58,10 @@ class Publication:
     def __init__(self, raw: pyaeron.ExclusivePublication, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.session_id = raw.session_id
-        self._raw = raw
+        self._raw: Any = raw
         self.raw_offer = raw.offer
         """The binding's own offer, for the per-frame path: True if sent, else falsy."""
+        forked.hold(self)
 
     def offer(self, message: bytes | bytearray | memoryview) -> Offer:
         """Offer one whole message.
@@ -94,15 +96,21 @@ class Publication:
         """Close; idempotent."""
         self._raw.close()
 
+    def abandon(self) -> object:
+        """In a forked child: leave the parent's publication alone."""
+        raw, self._raw = self._raw, forked.Abandoned()
+        return raw
+
 
 class Subscription:
     """Where messages are polled. For one thread only."""
 
     def __init__(self, raw: pyaeron.Subscription, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self._raw = raw
+        self._raw: Any = raw
         self.raw_poll = raw.poll
         """The binding's own poll(handler(buffer, header), limit, assemble=...)."""
+        forked.hold(self)
 
     def poll(self, handler: FragmentHandler, limit: int) -> int:
         """Hand up to `limit` messages to `handler`, fragments assembled; how many there were.
@@ -134,6 +142,11 @@ class Subscription:
         """Close; idempotent."""
         self._raw.close()
 
+    def abandon(self) -> object:
+        """In a forked child: leave the parent's subscription alone."""
+        raw, self._raw = self._raw, forked.Abandoned()
+        return raw
+
 
 class AeronClient:
     """One client of the media driver in `aeron_dir`; a context manager.
@@ -162,12 +175,13 @@ class AeronClient:
             error_handler=self._on_error,
         )
         try:
-            self._raw = pyaeron.Aeron(context=context, idle=_await_idle())
+            self._raw: Any = pyaeron.Aeron(context=context, idle=_await_idle())
         except pyaeron.AeronError as error:
             raise MediaDriverLost(
                 f"no media driver in {aeron_dir}: {_first_line(error)}; start one "
                 "(`tensorpool up`) or point AERON_DIR at the one that runs"
             ) from error
+        forked.hold(self)
 
     def publication(self, endpoint: Endpoint) -> Publication:
         """A new publication.
@@ -223,6 +237,11 @@ class AeronClient:
     def close(self) -> None:
         """Close the client with all its publications and subscriptions; idempotent."""
         self._raw.close()
+
+    def abandon(self) -> object:
+        """In a forked child: leave the parent's connection alone."""
+        raw, self._raw = self._raw, forked.Abandoned()
+        return raw
 
     def __enter__(self) -> Self:
         return self

@@ -1,30 +1,46 @@
-"""What producer and consumer share: a lease, its current mapping, and waiting for both."""
+"""What producer and consumer share: a lease, its current mapping, and waiting for both.
+
+Each is for one thread at a time (`OneUser`). A forked child is refused (`ForkedProcess`): its
+keeper's connection number changes, so the two comparisons of the fast path notice it.
+"""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import Self
 
+from tensorpool.client import fork
 from tensorpool.client.errors import AttachRejected, LeaseLost, NoDriver, PoolClosed
 from tensorpool.client.keeper import LeaseKeeper
 from tensorpool.client.lease import ClientLease, LeaseStatus
 from tensorpool.client.mapping import MappedEpoch
+from tensorpool.client.talk import Talk
+from tensorpool.client.usage import OneUser
 from tensorpool.shm.paths import canonical_bases
 from tensorpool.wire.driver import PublishMode, Role
 
 DETACH_TIMEOUT_S = 0.5
+_CLOSE_PATIENCE_S = 2.0
+"""A use by another thread notices a close at its next look."""
 
 
 class Attachment:
-    """One lease with its mapping; a context manager. For one thread."""
+    """One lease with its mapping; a context manager. For one thread at a time."""
 
     _role: Role
     _writable: bool
 
     def __init__(
-        self, keeper: LeaseKeeper, stream_id: int, *, client_id: int | None, timeout_s: float
+        self,
+        keeper: LeaseKeeper,
+        stream_id: int,
+        talk: Talk,
+        *,
+        client_id: int | None,
+        timeout_s: float,
     ) -> None:
         self._keeper = keeper
+        self._user = OneUser(self._role.name.lower())
         self._bases = canonical_bases(keeper.settings.shm.allowed_base_dirs)
         self._lease = ClientLease(
             stream_id,
@@ -32,6 +48,7 @@ class Attachment:
             client_id or keeper.choose_client_id(),
             client_id is not None,
             PublishMode.EXISTING_OR_CREATE,
+            talk,
         )
         self._mapped: MappedEpoch | None = None
         self._version = -1
@@ -67,9 +84,12 @@ class Attachment:
 
     def close(self) -> None:
         """Detach and let go; idempotent. Frames handed out keep their memory."""
-        if self._is_closed:
-            return
+        if self._is_closed or self._keeper.is_forked:
+            return  # a forked child leaves its parent's lease alone
         self._is_closed = True
+        with self._lease.changed:
+            self._lease.bump()  # a use by another thread ends now
+        self._user.wait_free(_CLOSE_PATIENCE_S)
         self._on_unmap()
         self._mapped = None
         self._keeper.release(self._lease, DETACH_TIMEOUT_S)
@@ -89,15 +109,18 @@ class Attachment:
         """Wait until there is a lease.
 
         Raises:
+            ForkedProcess, PoolClosed: nothing can be waited for.
             AttachRejected: the driver refused, and time is up or no retry can help.
             NoDriver: nobody answered in time.
             LeaseLost: `timeout_s` is 0 and there is none.
         """
+        self._keeper.check_usable()
         lease = self._lease
         with lease.changed:
             lease.changed.wait_for(
                 lambda: (
-                    lease.status in (LeaseStatus.ATTACHED, LeaseStatus.CLOSED)
+                    self._is_closed
+                    or lease.status in (LeaseStatus.ATTACHED, LeaseStatus.CLOSED)
                     or (
                         lease.attaches == 0
                         and isinstance(lease.error, AttachRejected)
@@ -106,10 +129,10 @@ class Attachment:
                 ),
                 timeout_s,
             )
-            if lease.status is LeaseStatus.ATTACHED:
-                return
             if self._is_closed or lease.status is LeaseStatus.CLOSED:
                 raise PoolClosed("the pool or this attachment was closed")
+            if lease.status is LeaseStatus.ATTACHED:
+                return
             if isinstance(lease.error, AttachRejected):
                 raise lease.error
             if lease.attaches:
@@ -125,6 +148,8 @@ class Attachment:
     def _refresh(self) -> MappedEpoch | None:
         """The current mapping after whatever changed; None while there is nothing to map."""
         lease = self._lease
+        if self._keeper.is_forked:
+            raise fork.refuse()
         if self._is_closed:
             raise PoolClosed("this attachment was closed")
         with lease.changed:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import struct
+import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import numpy as np
 
-from tensorpool.aeron.client import MediaDriverLost, Subscription
-from tensorpool.aeron.idle import BackoffIdle
 from tensorpool.client.attachment import Attachment
+from tensorpool.client.errors import PoolClosed, SharedMemoryDenied
 from tensorpool.client.frame import Frame
+from tensorpool.client.idle import LONGEST_PAUSE_S, AdaptiveIdle
+from tensorpool.client.inbox import Descriptor, DescriptorInbox
 from tensorpool.client.keeper import LeaseKeeper
 from tensorpool.client.mapping import MappedEpoch
+from tensorpool.client.metadata import Metadata
+from tensorpool.client.presence import Position, Presence, Wishes
+from tensorpool.client.progress import PartialFrame
+from tensorpool.client.progress_inbox import ProgressInbox
+from tensorpool.client.rate import RateGate
 from tensorpool.client.tensors import AnyArray, TensorLayout, layout_of
-from tensorpool.clock import NS_PER_MS, monotonic_ns
+from tensorpool.clock import monotonic_ns
 from tensorpool.shm.errors import ShmError
 from tensorpool.shm.layout import (
     HEADER_SLOT_BYTES,
@@ -25,160 +30,344 @@ from tensorpool.shm.layout import (
     payload_slot_offset,
 )
 from tensorpool.shm.seqlock import committed, load_acquire
-from tensorpool.shm.slot import decode_tensor_header, read_fields, read_tensor_header
-from tensorpool.wire.codec import MESSAGE_HEADER
-from tensorpool.wire.control import CONTROL, FrameDescriptor
+from tensorpool.shm.slot import SlotFields, decode_tensor_header, read_fields, read_tensor_header
+from tensorpool.wire.control import Mode
 from tensorpool.wire.driver import Role
 from tensorpool.wire.errors import WireError
 
 type FrameHandler = Callable[[Frame], None]
-type _Descriptor = tuple[int, int, int, int, int, int]
 
-_CODEC = CONTROL.by_type[FrameDescriptor]
-_DESCRIPTOR = struct.Struct(_CODEC.block.format)
-_DESCRIPTOR_BYTES = MESSAGE_HEADER.size + _DESCRIPTOR.size
-_DESCRIPTOR_HEADER = _CODEC.header
-_POLL_LIMIT = 64
-_MAX_PARK_NS = NS_PER_MS
+_NULL_U64 = 2**64 - 1
 _HELD_LIMIT = 4096
 """Descriptors of an epoch that is not announced yet, kept until it is."""
+_EPOCH, _SEQ = 1, 2
 
 
 class Consumer(Attachment):
-    """A consumer of a stream. For one thread.
+    """A consumer of a stream. For one thread at a time; `Pool.consumer` makes it.
+
+    From the first descriptor of an epoch that it sees to the last one, each frame is counted
+    once: `received`, `skipped`, or as one of the drops.
 
     Attributes:
         received: frames handed out.
-        drops_gap: frames that the producer wrote and this consumer never saw a descriptor of.
+        stale: frames handed out and found overwritten when they were copied or checked.
+        skipped: frames passed over on purpose: by `latest`, or by `max_rate_hz`.
+        drops_gap: frames that the producer wrote and this consumer never saw a descriptor of,
+            or gave up to catch up (`max_outstanding_seq_gap`).
         drops_late: frames overwritten before or while they were looked at.
+        drops_epoch: frames seen announced whose epoch ended before they were read.
         drops_invalid: frames whose headers broke the specification.
+        resyncs: how often `max_outstanding_seq_gap` was exceeded.
     """
 
     _role = Role.CONSUMER
     _writable = False
 
-    def __init__(
-        self, keeper: LeaseKeeper, stream_id: int, *, client_id: int | None, timeout_s: float
+    def __init__(  # noqa: PLR0913 - what can be wished for
+        self,
+        keeper: LeaseKeeper,
+        stream_id: int,
+        wishes: Wishes,
+        *,
+        client_id: int | None,
+        timeout_s: float,
+        max_outstanding_seq_gap: int | None,
     ) -> None:
         self.received = 0
+        self.stale = 0
+        self.skipped = 0
         self.drops_gap = 0
         self.drops_late = 0
+        self.drops_epoch = 0
         self.drops_invalid = 0
+        self.resyncs = 0
+        self._max_gap = max_outstanding_seq_gap
         self._last_seq = -1
         self._last_epoch = 0
-        self._subscription: Subscription | None = None
-        self._inbox: deque[_Descriptor] = deque()
-        self._held: deque[_Descriptor] = deque(maxlen=_HELD_LIMIT)
+        self._seen = (0, 0)
+        self._held: deque[Descriptor] = deque(maxlen=_HELD_LIMIT)
         self._layout_key = b""
         self._layout: tuple[int, TensorLayout] | None = None
-        self._idle = BackoffIdle(_MAX_PARK_NS)
-        super().__init__(keeper, stream_id, client_id=client_id, timeout_s=timeout_s)
-        self._lease.progress = lambda: (max(self._last_seq, 0), self.drops_gap, self.drops_late)
-        self._reconnect()
+        self._idle = AdaptiveIdle()
+        self._wishes = wishes
+        self._gate = RateGate(wishes.max_rate_hz)
+        self._is_gated = wishes.max_rate_hz > 0
+        self._presence = Presence(keeper.settings, wishes, self._position)
+        self._inbox = DescriptorInbox(keeper, self._presence)
+        self._progress = ProgressInbox(keeper, self._presence)
+        super().__init__(
+            keeper, stream_id, self._presence, client_id=client_id, timeout_s=timeout_s
+        )
+        self._inbox.stream_id = self._progress.stream_id = self._lease.stream_id
+        self._inbox.settle()
+
+    # -- frames ---------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Frame]:
-        """Frames as they come, for ever: the loop survives restarts of producer and driver."""
+        """Frames as they come: the loop survives restarts of producer, driver and media driver.
+
+        It ends when the consumer is closed, e.g. by another thread.
+
+        Raises:
+            as `next` does.
+        """
         while True:
-            frame = self.next()
+            try:
+                frame = self.next()
+            except PoolClosed:
+                return
             if frame is not None:
                 yield frame
 
-    def next(self, timeout_s: float | None = None) -> Frame | None:
-        """The next frame, or None after `timeout_s` (None: wait for ever)."""
-        deadline = None if timeout_s is None else monotonic_ns() + int(timeout_s * 1e9)
+    async def __aiter__(self) -> AsyncIterator[Frame]:
+        """Frames as they come, for `async for`; other tasks run meanwhile. As `__iter__`.
+
+        Looks for frames on the event loop's thread, with pauses as `next` makes them but of a
+        millisecond at least once nothing came at once.
+        """
         while True:
-            frame = self._try_next()
+            try:
+                frame = self._try_next()
+            except PoolClosed:
+                return
             if frame is not None:
-                return frame
-            if deadline is not None and monotonic_ns() >= deadline:
+                self._idle.reset()
+                yield frame
+            await asyncio.sleep(0 if frame is not None else self._idle.pause_s())
+
+    def next(self, timeout_s: float | None = None) -> Frame | None:
+        """The next frame, or None after `timeout_s` seconds (None: wait for ever; 0: do not wait).
+
+        Waiting costs almost nothing: the pauses between two looks grow from tens of microseconds
+        while frames come often to 5 ms on a silent stream.
+
+        Raises:
+            SharedMemoryDenied: a supervisor told this consumer not to read shared memory.
+            ConcurrentUse: another thread is using this consumer.
+            ForkedProcess: this is a child of the process that connected.
+            PoolClosed: it was closed.
+        """
+        self._user.enter()
+        try:
+            frame = self._take()
+            if frame is None and timeout_s != 0:
+                frame = self._wait(self._take, timeout_s)
+            if frame is not None:
+                self._idle.reset()
+            return frame
+        finally:
+            self._user.leave()
+
+    def latest(self, timeout_s: float | None = 0) -> Frame | None:
+        """The newest frame that is there; those before it are `skipped`.
+
+        Args:
+            timeout_s: how long to wait if there is none, in seconds; None: for ever.
+
+        Raises:
+            as `next` does.
+        """
+        self._user.enter()
+        try:
+            frame = self._take_latest()
+            if frame is None and timeout_s != 0:
+                frame = self._wait(self._take_latest, timeout_s)
+            if frame is not None:
+                self._idle.reset()
+            return frame
+        finally:
+            self._user.leave()
+
+    def poll(self, handler: FrameHandler, limit: int = 64) -> int:
+        """Hand the frames that are there, `limit` at most, to `handler`; how many. Never waits.
+
+        Raises:
+            as `next` does, and whatever `handler` raises.
+        """
+        self._user.enter()
+        try:
+            count = 0
+            while count < limit and (frame := self._take()) is not None:
+                handler(frame)
+                count += 1
+            return count
+        finally:
+            self._user.leave()
+
+    def poll_progress(self, handler: Callable[[PartialFrame], None], limit: int = 64) -> int:
+        """Hand what is told of frames being written to `handler`; how many. Never waits.
+
+        For consumers made with `progress`. A hint, no more: the frame itself comes by `next`.
+
+        Raises:
+            as `next` does.
+        """
+        self._user.enter()
+        try:
+            self._check_current()
+            if self._mapped is None:
+                return 0
+            return self._progress.poll(self._mapped, self._view, handler, limit)
+        finally:
+            self._user.leave()
+
+    # -- what is known --------------------------------------------------------------------
+
+    @property
+    def metadata(self) -> Metadata | None:
+        """What the producer last said about its stream, None if nothing was heard."""
+        return self._presence.book.latest
+
+    def metadata_of(self, version: int) -> Metadata | None:
+        """The metadata of one version, as `frame.metadata` gives it."""
+        return self._presence.book.get(version)
+
+    @property
+    def mode(self) -> Mode:
+        """STREAM or RATE_LIMITED, as the supervisor granted or forced it (Wire §11)."""
+        return self._presence.mode
+
+    @property
+    def has_own_stream(self) -> bool:
+        """Whether descriptors come on a stream of this consumer's own (Wire §5)."""
+        return self._inbox.is_own
+
+    @property
+    def payload_fallback_uri(self) -> str:
+        """Where a consumer without shared memory gets its payload, "" if nothing was told."""
+        config = self._presence.config
+        return "" if config is None else config.payload_fallback_uri
+
+    def count_stale(self) -> None:
+        """For `Frame`: one that was handed out was overwritten while it was read."""
+        self.stale += 1
+
+    def _position(self) -> Position:
+        # A frame that was overwritten mid-read is late, whoever read it (Wire §10.4.1).
+        return Position(*self._seen, self.drops_gap, self.drops_late + self.stale)
+
+    # -- waiting --------------------------------------------------------------------------
+
+    def _wait(self, take: Callable[[], Frame | None], timeout_s: float | None) -> Frame | None:
+        if timeout_s is None:
+            while (frame := take()) is None:
+                self._idle.wait(LONGEST_PAUSE_S)
+            return frame
+        deadline_ns = monotonic_ns() + int(timeout_s * 1e9)
+        while (frame := take()) is None:
+            left_ns = deadline_ns - monotonic_ns()
+            if left_ns <= 0:
                 return None
-
-    def poll(self, handler: FrameHandler, limit: int = _POLL_LIMIT) -> int:
-        """Hand the frames that are there, `limit` at most, to `handler`; how many. Never waits."""
-        count = 0
-        while count < limit and (frame := self._take()) is not None:
-            handler(frame)
-            count += 1
-        return count
-
-    # -- descriptors ----------------------------------------------------------------------
-
-    def _try_next(self) -> Frame | None:
-        frame = self._take()
-        self._idle.idle(0 if frame is None else 1)
+            self._idle.wait(left_ns / 1e9)
         return frame
 
+    def _try_next(self) -> Frame | None:
+        self._user.enter()
+        try:
+            return self._take()
+        finally:
+            self._user.leave()
+
     def _take(self) -> Frame | None:
-        if self._version != self._lease.version or self._connection != self._keeper.connection:
+        """The next frame that is there and whole. The hot path."""
+        if self._version != self._lease.version or not self._inbox.is_settled:
             self._catch_up()
+        inbox = self._inbox
         while True:
-            while self._inbox:
-                frame = self._open(self._inbox.popleft())
+            while inbox.waiting:
+                frame = self._open(inbox.waiting.popleft())
                 if frame is not None:
                     return frame
-            subscription = self._subscription
-            if subscription is None:
+            if not inbox.fill():
                 return None
-            try:
-                polled = subscription.raw_poll(self._on_descriptor, _POLL_LIMIT, assemble=False)
-            except Exception:
-                # The keeper's thread may close a lost connection at any moment; the next one is
-                # noticed by its number.
-                if not self._keeper.has_lost_connection(self._connection):
-                    raise
-                self._subscription = None
-                return None
-            if polled == 0 or not self._inbox:
-                return None
+            if self._max_gap is not None:
+                self._resync(self._max_gap)
 
-    def _on_descriptor(self, buffer: Any, _: Any) -> None:
-        view = memoryview(buffer)
-        if len(view) != _DESCRIPTOR_BYTES or view[:8] != _DESCRIPTOR_HEADER:
-            return  # other messages may share the stream (Wire §5)
-        descriptor = _DESCRIPTOR.unpack_from(view, MESSAGE_HEADER.size)
-        if descriptor[0] == self._lease.stream_id:
-            self._inbox.append(descriptor)
+    def _take_latest(self) -> Frame | None:
+        self._check_current()
+        self._inbox.drain()
+        frame = None
+        while frame is None and self._inbox.waiting:
+            newest = max(self._inbox.waiting, key=lambda d: (d[_EPOCH], d[_SEQ]))
+            while self._inbox.waiting[0] is not newest:
+                if self._is_next(descriptor := self._inbox.waiting.popleft()):
+                    self._pass(descriptor)
+                    self.skipped += 1
+            frame = self._open(self._inbox.waiting.popleft())
+        return frame
+
+    # -- changes --------------------------------------------------------------------------
+
+    def _check_current(self) -> None:
+        if self._version != self._lease.version or not self._inbox.is_settled:
+            self._catch_up()
 
     def _catch_up(self) -> None:
-        """The lease, the epoch or the connection changed."""
-        if self._connection != self._keeper.connection:
-            self._reconnect()
+        """The lease, the epoch, the connection or the grant changed."""
         try:
             mapped = self._refresh()
         except ShmError:
             # Fail closed; the next announce or attach brings other regions (Wire §15.22).
             self.drops_invalid += 1
             return
+        self._inbox.settle()
+        config = self._presence.config
+        if config is not None and not config.use_shm:
+            self._version = -1  # judged again at the next call
+            raise SharedMemoryDenied(
+                f"stream {self.stream_id}: the supervisor told this consumer not to read shared "
+                f"memory; payload_fallback_uri is {config.payload_fallback_uri!r}",
+                config.payload_fallback_uri,
+            )
+        # On a stream of our own the producer itself keeps to max_rate_hz.
+        self._is_gated = self.mode == Mode.RATE_LIMITED and self._wishes.max_rate_hz > 0
         if mapped is not None and self._held:
             held, self._held = self._held, deque(maxlen=_HELD_LIMIT)
-            self._inbox.extendleft(d for d in reversed(held) if d[1] >= mapped.epoch)
+            self.drops_epoch += sum(d[_EPOCH] < mapped.epoch for d in held)
+            self._inbox.waiting.extendleft(d for d in reversed(held) if d[_EPOCH] >= mapped.epoch)
 
-    def _reconnect(self) -> None:
-        self._subscription = None
-        connection = self._keeper.connection
-        try:
-            self._subscription = self._keeper.client.subscription(
-                self._keeper.settings.driver.descriptor
-            )
-        except MediaDriverLost:
+    def _resync(self, max_gap: int) -> None:
+        """Drop to the latest frame if too many are outstanding (Wire §15.4)."""
+        self._inbox.drain()
+        waiting = self._inbox.waiting
+        if self._last_seq < 0 or not waiting or waiting[-1][_EPOCH] != self.epoch:
             return
-        self._connection = connection
+        if waiting[-1][_SEQ] - self._last_seq <= max_gap:
+            return
+        self.resyncs += 1
+        while len(waiting) > 1:
+            if self._is_next(descriptor := waiting.popleft()):
+                self._pass(descriptor)
+                self.drops_gap += 1
 
     # -- one frame ------------------------------------------------------------------------
 
-    def _open(self, descriptor: _Descriptor) -> Frame | None:
-        _, epoch, seq, _, _, trace_id = descriptor
+    def _is_next(self, descriptor: Descriptor) -> bool:
+        """Whether it is a frame of the mapped epoch that was not passed yet."""
+        return descriptor[_EPOCH] == self._last_epoch and descriptor[_SEQ] > self._last_seq
+
+    def _pass(self, descriptor: Descriptor) -> None:
+        """Move on to this frame; what lies between is a gap, or was kept back on our own wish."""
+        seq = descriptor[_SEQ]
+        missing = seq - self._last_seq - 1
+        if missing and self._last_seq >= 0:
+            if self._is_gated and self._inbox.is_own:
+                self.skipped += missing
+            else:
+                self.drops_gap += missing
+        self._last_seq = seq
+        self._seen = (descriptor[_EPOCH], seq)
+
+    def _open(self, descriptor: Descriptor) -> Frame | None:  # noqa: PLR0911 - one a way to end
+        _, epoch, seq, published_ns, _, trace_id = descriptor
         mapped = self._mapped
         if mapped is None or epoch != mapped.epoch:
-            if mapped is None or epoch > mapped.epoch:
-                self._held.append(descriptor)  # its announce is on the way
-                self._version = -1 if self._lease.regions is not None else self._version
+            self._set_aside(descriptor)
             return None
-        if seq > self._last_seq + 1 and self._last_seq >= 0:
-            self.drops_gap += seq - self._last_seq - 1
-        elif seq <= self._last_seq:
+        if seq <= self._last_seq:
             return None
-        self._last_seq = seq
+        self._pass(descriptor)
         word = (SUPERBLOCK_BYTES + (seq & mapped.mask) * HEADER_SLOT_BYTES) // 8
         commit = committed(seq)
         if load_acquire(mapped.words, word) != commit:
@@ -189,25 +378,43 @@ class Consumer(Attachment):
         if load_acquire(mapped.words, word) != commit:
             self.drops_late += 1
             return None
+        if self._is_gated and not self._inbox.is_own:
+            source_ns = fields.timestamp_ns if published_ns == _NULL_U64 else published_ns
+            if not self._gate.admits(source_ns):
+                self.skipped += 1
+                return None
         try:
-            array = self._view(mapped, seq, fields, raw_header)
+            array, layout = self._view(mapped, seq, fields, raw_header)
         except (ShmError, WireError):
             self.drops_invalid += 1
             return None
         self.received += 1
         return Frame(
             array,
+            layout,
             seq,
             epoch,
             fields.timestamp_ns,
+            None if published_ns == _NULL_U64 else published_ns,
             fields.meta_version,
             trace_id,
             mapped.words,
             word,
             commit,
+            self,
         )
 
-    def _view(self, mapped: MappedEpoch, seq: int, fields: Any, raw_header: bytes) -> AnyArray:
+    def _set_aside(self, descriptor: Descriptor) -> None:
+        """Of another epoch than the mapped one: its announce is on the way, or it is over."""
+        if self._mapped is None or descriptor[_EPOCH] > self._mapped.epoch:
+            self._held.append(descriptor)
+            self._version = -1 if self._lease.regions is not None else self._version
+        else:
+            self.drops_epoch += 1
+
+    def _view(
+        self, mapped: MappedEpoch, seq: int, fields: SlotFields, raw_header: bytes
+    ) -> tuple[AnyArray, TensorLayout]:
         """The payload as its headers say, every rule of Wire §8.2 and §10.2.1 checked."""
         pool = mapped.pool_by_id.get(fields.pool_id)
         if (
@@ -221,21 +428,25 @@ class Consumer(Attachment):
         cached = self._layout
         if cached is None or raw_header != self._layout_key or cached[0] != fields.values_len_bytes:
             layout = layout_of(decode_tensor_header(raw_header), fields.values_len_bytes)
-            if layout.nbytes > pool.stride_bytes:
-                raise ShmError(f"tensor of frame {seq} is longer than its slot")
             cached = self._layout = (fields.values_len_bytes, layout)
             self._layout_key = raw_header
         layout = cached[1]
+        if layout.nbytes > pool.stride_bytes:
+            raise ShmError(f"tensor of frame {seq} is longer than its slot")
         if fields.values_len_bytes == 0:
             # Nothing of the payload may be read (Wire §8.2).
-            return np.empty(tuple(0 for _ in layout.shape), layout.dtype)
-        return np.ndarray(
+            shape = layout.shape if 0 in layout.shape else tuple(0 for _ in layout.shape)
+            empty: AnyArray = np.empty(shape, layout.dtype)
+            empty.flags.writeable = False
+            return empty, layout
+        view: AnyArray = np.ndarray(
             layout.shape,
             layout.dtype,
             pool.memory,
             payload_slot_offset(fields.payload_slot, pool.stride_bytes),
             layout.strides,
         )
+        return view, layout
 
     def _on_map(self) -> None:
         # The epoch of a lost lease, mapped again, goes on: what passed meanwhile is a gap.
@@ -243,8 +454,18 @@ class Consumer(Attachment):
             self._last_epoch, self._last_seq = self.epoch, -1
 
     def close(self) -> None:
-        """Detach and let go; idempotent. Frames handed out keep their memory."""
-        subscription, self._subscription = self._subscription, None
+        """Detach and let go; idempotent. Frames handed out keep their memory.
+
+        Another thread that waits in `next` gets PoolClosed, and one that iterates ends its loop.
+        """
         super().close()
-        if subscription is not None and not self._keeper.has_lost_connection(self._connection):
-            subscription.close()
+        if not self._keeper.is_forked:
+            self._inbox.close()
+            self._progress.close()
+
+
+def checked_gap(value: int | None) -> int | None:
+    """`value` as a `max_outstanding_seq_gap`. Raises ValueError if it is none."""
+    if value is not None and value < 1:
+        raise ValueError(f"max_outstanding_seq_gap={value}: 1 or more frames, or None for no limit")
+    return value

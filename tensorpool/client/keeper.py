@@ -13,21 +13,21 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from time import time_ns
-from typing import Any
 
 from tensorpool import wire
 from tensorpool.aeron.client import (
     AeronClient,
     MediaDriverLost,
     Offer,
-    Publication,
-    Subscription,
     has_media_driver_file,
 )
 from tensorpool.aeron.idle import BackoffIdle
-from tensorpool.client.errors import AttachRejected
+from tensorpool.client import fork
+from tensorpool.client.channels import Channels
+from tensorpool.client.errors import AttachRejected, ClientError, PoolClosed
 from tensorpool.client.lease import ClientLease, LeaseStatus
 from tensorpool.client.mapping import EpochRegions
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
@@ -36,10 +36,11 @@ from tensorpool.settings import HostSettings
 from tensorpool.wire.control import (
     CONTROL,
     ClockDomain,
+    ConsumerConfig,
     ConsumerHello,
-    Mode,
+    DataSourceAnnounce,
+    DataSourceMeta,
     QosConsumer,
-    QosProducer,
     ResponseCode,
     ShmPoolAnnounce,
 )
@@ -64,7 +65,6 @@ _BACKOFF_FIRST_NS = 20 * NS_PER_MS
 _BACKOFF_MAX_NS = NS_PER_S
 _TRIES_PER_INTERVAL = 20
 _MAX_PARK_NS = NS_PER_MS
-_QOS_PERIOD_NS = NS_PER_S
 _POLL_LIMIT = 64
 _ID_TAKEN = "client_id already attached"
 _INTERESTING = {
@@ -75,18 +75,34 @@ _INTERESTING = {
         (DRIVER, ShmLeaseRevoked),
         (DRIVER, ShmDriverShutdown),
         (CONTROL, ShmPoolAnnounce),
+        (CONTROL, ConsumerConfig),
+        (CONTROL, ConsumerHello),
+        (CONTROL, DataSourceAnnounce),
+        (CONTROL, DataSourceMeta),
+        (CONTROL, QosConsumer),
     )
 }
 
 
 @dataclass(frozen=True, slots=True)
 class PoolEvent:
-    """Something that happened to a lease or to the connection; `what` is a stable word."""
+    """Something that happened to a lease or to the connection.
+
+    Attributes:
+        what: a stable word: `attached`, `reattached`, `attach_rejected`, `protocol_error`,
+            `lease_revoked`, `lease_expired`, `driver_shutdown`, `epoch_changed`,
+            `media_driver_lost`, `media_driver_back`.
+        stream_id: the lease's stream, None for the connection.
+        lease_id: the lease, None if there is none.
+        detail: reason and numbers, for people.
+        at_ns: when, CLOCK_MONOTONIC.
+    """
 
     what: str
     stream_id: int | None = None
     lease_id: int | None = None
     detail: str = ""
+    at_ns: int = field(default_factory=monotonic_ns)
 
 
 class LeaseKeeper:
@@ -107,12 +123,11 @@ class LeaseKeeper:
         self._on_event = on_event
         self._lock = threading.RLock()
         self._leases: list[ClientLease] = []
+        self._undelivered: deque[PoolEvent] = deque()
         self._client: AeronClient | None = None
-        self._control: Publication
-        self._qos: Publication
-        self._subscriptions: list[Subscription] = []
+        self._channels: Channels
+        self._is_forked = False
         self._joined_ns = 0
-        self._next_qos_ns = 0
         self._correlation_id = random.getrandbits(62)
         self._is_closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tensorpool-keeper", daemon=True)
@@ -127,6 +142,35 @@ class LeaseKeeper:
         """
         self._connect()
         self._thread.start()
+        fork.watch(self)
+
+    def check_usable(self) -> None:
+        """Whether the calling thread may ask for anything.
+
+        Raises:
+            ForkedProcess: this is a child of the process that connected.
+            PoolClosed: the pool was closed.
+            ClientError: it is the keeper's own thread, in an event callback.
+        """
+        if self._is_forked:
+            raise fork.refuse()
+        if self._is_closing.is_set():
+            raise PoolClosed("the pool was closed")
+        if threading.current_thread() is self._thread:
+            raise ClientError(
+                "an event callback runs on the keeper's thread and cannot wait for it: hand the "
+                "event to another thread"
+            )
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a child of the process that connected."""
+        return self._is_forked
+
+    def on_forked(self) -> None:
+        """In a child: nothing here is ours; the next use of an attachment notices it."""
+        self._is_forked = True
+        self.connection = -1
 
     @property
     def client(self) -> AeronClient:
@@ -136,6 +180,8 @@ class LeaseKeeper:
             MediaDriverLost: there is none just now.
         """
         client = self._client
+        if self._is_forked:
+            raise fork.refuse()
         if client is None:
             raise MediaDriverLost("no media driver at the moment; the pool is reconnecting")
         return client
@@ -145,8 +191,17 @@ class LeaseKeeper:
         return self._client is None or connection != self.connection or self._client.is_lost
 
     def add(self, lease: ClientLease) -> None:
-        """Attach and keep the lease."""
+        """Attach and keep the lease.
+
+        Raises:
+            HostError: the media driver refuses a channel.
+            ForkedProcess, PoolClosed, ClientError: see `check_usable`.
+        """
+        self.check_usable()
         with self._lock:
+            if self._client is not None:
+                with suppress(MediaDriverLost):  # then the next connection makes up for it
+                    lease.talk.on_connected(self._channels)
             self._leases.append(lease)
 
     def release(self, lease: ClientLease, timeout_s: float) -> None:
@@ -162,11 +217,14 @@ class LeaseKeeper:
         with self._lock:
             if lease in self._leases:
                 self._leases.remove(lease)
+            lease.talk.on_closed()
 
     def close(self) -> None:
-        """End the thread and the connection."""
+        """End the thread and the connection; in a forked child nothing: they are the parent's."""
+        if self._is_forked:
+            return
         self._is_closing.set()
-        if self._thread.is_alive():
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
         with self._lock:
             self._disconnect()
@@ -188,7 +246,9 @@ class LeaseKeeper:
             except TensorPoolError:
                 _log.exception("lease keeper")
                 work = 0
+            self._deliver()
             idle.idle(work)
+        self._deliver()
 
     def _do_work(self) -> int:
         with self._lock:
@@ -199,36 +259,36 @@ class LeaseKeeper:
                 self._emit(PoolEvent("media_driver_back"))
             if self.client.is_lost:
                 raise MediaDriverLost("silent for a second")
-            work = sum(s.poll(self._on_fragment, _POLL_LIMIT) for s in self._subscriptions)
+            work = self._channels.poll(self._on_fragment, _POLL_LIMIT)
             now_ns = monotonic_ns()
             for lease in self._leases:
                 work += self._tend(lease, now_ns)
-            if now_ns >= self._next_qos_ns:
-                self._next_qos_ns = now_ns + _QOS_PERIOD_NS
-                self._send_qos()
+                if lease.status is LeaseStatus.ATTACHED:
+                    with lease.changed:
+                        work += lease.talk.tick(lease, self._channels, now_ns)
             return work
 
     def _connect(self) -> None:
-        driver = self.settings.driver
         client = AeronClient(self.settings.aeron_dir, f"tensorpool-client {os.getpid()}")
         try:
-            endpoints = {driver.control, driver.announce}
-            subscriptions = [client.subscription(e, tether=True) for e in endpoints]
-            self._control = client.publication(driver.control)
-            self._qos = client.publication(driver.qos)
+            channels = Channels(client, self.settings.driver)
+            for lease in self._leases:
+                lease.talk.on_connected(channels)
         except BaseException:
             client.close()
             raise
-        self._subscriptions = subscriptions
+        self._channels = channels
         self._client = client
         self._joined_ns = monotonic_ns()
         self.connection += 1
+        for lease in self._leases:
+            with lease.changed:
+                lease.bump()
 
     def _disconnect(self) -> None:
         if self._client is not None:
             self._client.close()
             self._client = None
-            self._subscriptions = []
 
     def _on_media_driver_lost(self, error: MediaDriverLost) -> None:
         with self._lock:
@@ -241,7 +301,17 @@ class LeaseKeeper:
         self.events.append(event)
         _log.info(event.what, extra={k: v for k, v in _event_fields(event).items() if v})
         if self._on_event is not None:
-            self._on_event(event)
+            self._undelivered.append(event)
+
+    def _deliver(self) -> None:
+        """Call the user back, with no lock held."""
+        while self._undelivered:
+            event = self._undelivered.popleft()
+            try:
+                assert self._on_event is not None
+                self._on_event(event)
+            except Exception:  # noqa: BLE001 - a user's fault must not end the keeper
+                _log.exception("the event callback failed", extra={"event": event.what})
 
     # -- one lease ------------------------------------------------------------------------
 
@@ -274,7 +344,7 @@ class LeaseKeeper:
             require_hugepages=HugepagesPolicy.UNSPECIFIED,
         )
         lease.status = LeaseStatus.ATTACHING
-        if self._control.offer(wire.encode(request)) is Offer.SENT:
+        if self._channels.control(request) is Offer.SENT:
             lease.next_action_ns = now_ns + _ATTACH_TIMEOUT_NS
         else:
             lease.next_action_ns = now_ns + _BACKOFF_FIRST_NS
@@ -283,7 +353,7 @@ class LeaseKeeper:
         message = ShmLeaseKeepalive(
             lease.lease_id, lease.stream_id, lease.client_id, lease.role, time_ns()
         )
-        if self._control.offer(wire.encode(message)) is Offer.SENT:
+        if self._channels.control(message) is Offer.SENT:
             lease.next_action_ns = now_ns + self.settings.policies.lease_keepalive_interval_ns
             lease.deadline_ns = now_ns + lease.ttl_ns
         else:
@@ -295,7 +365,7 @@ class LeaseKeeper:
         request = ShmDetachRequest(
             lease.correlation_id, lease.lease_id, lease.stream_id, lease.client_id, lease.role
         )
-        if self._control.offer(wire.encode(request)) is Offer.SENT:
+        if self._channels.control(request) is Offer.SENT:
             lease.next_action_ns = now_ns + _ATTACH_TIMEOUT_NS
         else:
             lease.next_action_ns = now_ns + NS_PER_MS
@@ -308,20 +378,6 @@ class LeaseKeeper:
         lease.next_action_ns = monotonic_ns() + _jittered(_BACKOFF_FIRST_NS)
         lease.bump()
         self._emit(PoolEvent(what, lease.stream_id, lease.lease_id, detail))
-
-    def _send_qos(self) -> None:
-        for lease in self._leases:
-            if lease.status is not LeaseStatus.ATTACHED or lease.regions is None:
-                continue
-            seq, gaps, late = lease.progress()
-            epoch = lease.regions.epoch
-            if lease.role is Role.PRODUCER:
-                message: Any = QosProducer(lease.stream_id, lease.client_id, epoch, seq)
-            else:
-                message = QosConsumer(
-                    lease.stream_id, lease.client_id, epoch, seq, gaps, late, Mode.STREAM
-                )
-            self._qos.offer(wire.encode(message))  # soft state: the next one comes in a second
 
     # -- messages -------------------------------------------------------------------------
 
@@ -346,6 +402,12 @@ class LeaseKeeper:
                 self._on_shutdown(message)
             case ShmPoolAnnounce():
                 self._on_announce(message)
+            case _:
+                now_ns = monotonic_ns()
+                for lease in self._leases:
+                    if lease.stream_id == message.stream_id:
+                        with lease.changed:
+                            lease.talk.hear(lease, message, now_ns)
 
     def _awaiting(self, correlation_id: int, status: LeaseStatus) -> ClientLease | None:
         for lease in self._leases:
@@ -409,25 +471,14 @@ class LeaseKeeper:
         lease.bump()
         what = "attached" if lease.attaches == 1 else "reattached"
         self._emit(PoolEvent(what, lease.stream_id, lease.lease_id, f"epoch {regions.epoch}"))
-        if lease.role is Role.CONSUMER:
-            self._control.offer(
-                wire.encode(
-                    ConsumerHello(
-                        lease.stream_id,
-                        lease.client_id,
-                        1,
-                        0,
-                        Mode.STREAM,
-                        0,
-                        regions.layout_version,
-                    )
-                )
-            )
+        lease.talk.on_regions(lease)
 
     def _on_rejected(self, lease: ClientLease, response: ShmAttachResponse) -> None:
         error = AttachRejected(response.code, response.error_message or "no reason given")
         if response.error_message.startswith(_ID_TAKEN) and not lease.has_fixed_id:
             lease.client_id = self.choose_client_id()  # Driver §B.2
+        elif lease.attempts == 0:
+            self._emit(PoolEvent("attach_rejected", lease.stream_id, None, str(error)))
         patience_ns = _BACKOFF_MAX_NS
         if response.error_message.startswith(_ID_TAKEN) and lease.has_fixed_id:
             # Our predecessor's lease is superseded 1.25 keepalive intervals after its last sign
@@ -500,6 +551,7 @@ class LeaseKeeper:
                     announce.header_region_uri,
                     announce.payload_pools,
                 )
+                lease.talk.on_regions(lease)
                 lease.bump()
             self._emit(
                 PoolEvent("epoch_changed", lease.stream_id, lease.lease_id, f"{announce.epoch}")

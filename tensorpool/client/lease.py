@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tensorpool.client.mapping import EpochRegions
+from tensorpool.client.talk import Talk
 from tensorpool.wire.driver import Role
 
 
@@ -33,7 +33,7 @@ class ClientLease:
         version: grows with every change that the user of the lease must see.
         regions: what to map now; None while there is no lease.
         error: the driver's last refusal, if it is one that no retry cures by itself.
-        progress: the user's position for QoS: (last seq, gap drops, late drops).
+        talk: what the user says and hears besides.
     """
 
     stream_id: int
@@ -41,6 +41,7 @@ class ClientLease:
     client_id: int
     has_fixed_id: bool
     publish_mode: int
+    talk: Talk
     status: LeaseStatus = LeaseStatus.BACKOFF
     version: int = 0
     regions: EpochRegions | None = None
@@ -54,7 +55,6 @@ class ClientLease:
     attempts: int = 0
     attaches: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
-    progress: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0)
 
     def bump(self) -> None:
         """Tell whoever uses or awaits the lease that it changed; `changed` is held."""

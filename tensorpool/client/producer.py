@@ -2,60 +2,42 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tensorpool.aeron.client import MediaDriverLost, Publication
+from tensorpool.aeron.client import MediaDriverLost
 from tensorpool.client.attachment import Attachment
-from tensorpool.client.errors import FrameTooLarge, LeaseLost
+from tensorpool.client.audience import Audience
+from tensorpool.client.claims import ClaimedFrame, Committed, SlotPlan
+from tensorpool.client.descriptors import DescriptorOutlet
+from tensorpool.client.errors import FrameTooLarge, LeaseLost, TooManyClaims
 from tensorpool.client.keeper import LeaseKeeper
 from tensorpool.client.mapping import MappedEpoch, MappedPool
-from tensorpool.client.tensors import AnyArray, contiguous_header, wire_dtype
-from tensorpool.clock import NS_PER_MS, monotonic_ns
+from tensorpool.client.metadata import Metadata, make_metadata
+from tensorpool.client.progress import ProgressReport
+from tensorpool.client.sources import as_source, code_of
+from tensorpool.client.tensors import OCTETS, AnyArray, contiguous_header, wire_dtype
+from tensorpool.clock import monotonic_ns
 from tensorpool.shm.layout import HEADER_SLOT_BYTES, SUPERBLOCK_BYTES, payload_slot_offset
 from tensorpool.shm.seqlock import committed, in_progress, store_release
 from tensorpool.shm.slot import write_body
-from tensorpool.wire.codec import MESSAGE_HEADER
-from tensorpool.wire.control import CONTROL, Dtype, FrameDescriptor, MajorOrder
+from tensorpool.wire.control import Dtype, MajorOrder
 from tensorpool.wire.driver import Role
 
-_DESCRIPTOR_CODEC = CONTROL.by_type[FrameDescriptor]
-_DESCRIPTOR = struct.Struct(_DESCRIPTOR_CODEC.block.format)
-_NULL_U64 = 2**64 - 1
-_NULL_U32 = 2**32 - 1
-_BACK_PRESSURE_PATIENCE_NS = NS_PER_MS
-"""The ring is lossy and the producer never waits: this long a descriptor is offered again."""
-_CONNECT_PATIENCE_NS = 50 * NS_PER_MS
-
-
-class ClaimedFrame:
-    """A payload slot to be written in place.
-
-    Attributes:
-        array: writable view of the slot, of the claimed shape and dtype, C order.
-        seq: the frame's sequence number.
-        timestamp_ns: capture time; set it to override the time of the claim.
-    """
-
-    __slots__ = ("array", "seq", "timestamp_ns")
-
-    def __init__(self, array: AnyArray, seq: int, timestamp_ns: int) -> None:
-        self.array = array
-        self.seq = seq
-        self.timestamp_ns = timestamp_ns
+DEFAULT_LINGER_S = 1.0
+_LINGER_LOOK_S = 0.002
 
 
 class Producer(Attachment):
-    """The one producer of a stream. For one thread.
+    """The one producer of a stream. For one thread at a time; `Pool.producer` makes it.
 
     Attributes:
         published: frames committed.
-        drops_back_pressured: frames committed whose descriptor could not be sent.
     """
 
     _role = Role.PRODUCER
@@ -65,16 +47,21 @@ class Producer(Attachment):
         self, keeper: LeaseKeeper, stream_id: int, *, client_id: int | None, timeout_s: float
     ) -> None:
         self.published = 0
-        self.drops_back_pressured = 0
         self._seq = 0
-        self._publication: Publication | None = None
-        self._patience_ns = _CONNECT_PATIENCE_NS
+        self._described = -1
+        self._claims: dict[int, ClaimedFrame | Committed] = {}
+        self._meta_version = 0
         self._headers: dict[tuple[tuple[int, ...], Dtype, MajorOrder], bytes] = {}
-        self._descriptor = bytearray(MESSAGE_HEADER.size + _DESCRIPTOR.size)
-        self._descriptor[: MESSAGE_HEADER.size] = _DESCRIPTOR_CODEC.header
-        super().__init__(keeper, stream_id, client_id=client_id, timeout_s=timeout_s)
-        self._lease.progress = lambda: (max(self._seq - 1, 0), 0, 0)
-        self._ready(timeout_s)
+        self._audience = Audience(keeper.settings, lambda: self._described)
+        self._outlet = DescriptorOutlet(keeper, self._audience)
+        super().__init__(
+            keeper, stream_id, self._audience, client_id=client_id, timeout_s=timeout_s
+        )
+        try:
+            self._ready(timeout_s)
+        except BaseException:
+            self.close(0)
+            raise
 
     @property
     def next_seq(self) -> int:
@@ -83,104 +70,210 @@ class Producer(Attachment):
 
     @property
     def is_connected(self) -> bool:
-        """Whether any consumer listens."""
-        return self._publication is not None and self._publication.is_connected
+        """Whether any consumer listens to the shared descriptor stream."""
+        return self._outlet.is_connected
 
-    def publish(
+    @property
+    def consumer_ids(self) -> tuple[int, ...]:
+        """Consumers of this stream that were heard of lately (hello or QoS)."""
+        return self._audience.consumer_ids
+
+    @property
+    def drops_back_pressured(self) -> int:
+        """Frames committed whose descriptor could not be sent; consumers count them as gaps."""
+        return self._outlet.dropped
+
+    @property
+    def pool_strides(self) -> tuple[int, ...]:
+        """The frame sizes that the stream's pools hold, in bytes, ascending."""
+        return tuple(pool.stride_bytes for pool in self._mapped.pools) if self._mapped else ()
+
+    def publish(  # noqa: PLR0913 - what a frame carries
         self,
-        array: npt.ArrayLike,
+        array: Any,
         *,
+        dtype: Dtype | None = None,
         timestamp_ns: int | None = None,
-        meta_version: int = 0,
+        meta_version: int | None = None,
         trace_id: int = 0,
         timeout_s: float | None = None,
     ) -> int:
         """Copy `array` into a payload slot and tell the consumers; the frame's seq.
 
-        C-contiguous and Fortran-contiguous arrays keep their order; others become C order.
-        `timestamp_ns` is the capture time (CLOCK_MONOTONIC now if None). While there is no
-        lease it waits up to `timeout_s` (None: the attachment's own time-out).
+        Args:
+            array: a numpy array, anything with DLPack in host memory (torch, jax, ...), a
+                buffer, bytes, or what numpy makes an array of; 1 to 8 dimensions. C-contiguous
+                and Fortran-contiguous arrays keep their order; others become C order.
+            dtype: `Dtype.BYTES` or `Dtype.BIT` for octets of that meaning.
+            timestamp_ns: capture time; CLOCK_MONOTONIC now if None.
+            meta_version: which metadata applies; None is the latest of `metadata`, 0 is none.
+            trace_id: 0 if the frame is not traced.
+            timeout_s: how long to wait while there is no lease, in seconds; 0 raises at once,
+                None is the time-out that the producer was made with.
 
         Raises:
-            FrameTooLarge: no pool's stride holds the array.
-            TensorError: its dtype or shape cannot be published (Wire §8.2).
-            LeaseLost, NoDriver, AttachRejected: no lease in time.
+            FrameTooLarge: no pool's stride holds the array; the strides are named (Wire §9).
+            TensorError: its element type or shape cannot be published (Wire §8.2, §15.8).
+            TooManyClaims: every slot of the ring is claimed.
+            LeaseLost, NoDriver, AttachRejected, MediaDriverLost: no lease in time.
+            ConcurrentUse, ForkedProcess, PoolClosed: see `docs/client.md`.
         """
-        source = np.asarray(array)
-        dtype, code = wire_dtype(source.dtype)
-        is_column = source.flags.f_contiguous and not source.flags.c_contiguous
-        order = MajorOrder.COLUMN if is_column else MajorOrder.ROW
-        header = self._header(source.shape, code, order)
-        mapped = self._ready(timeout_s)
-        seq, pool = self._seq, self._pool_for(mapped, source.nbytes)
-        view: AnyArray = np.ndarray(
-            source.shape,
-            dtype,
-            pool.memory,
-            payload_slot_offset(seq & mapped.mask, pool.stride_bytes),
-            order="F" if is_column else "C",
-        )
-        word = self._begin(mapped, seq)
-        np.copyto(view, source, casting="equiv")
-        captured_ns = monotonic_ns() if timestamp_ns is None else timestamp_ns
-        self._commit(mapped, word, seq, pool, header, source.nbytes, captured_ns, meta_version)
-        self._describe(mapped.epoch, seq, meta_version, trace_id)
-        return seq
+        self._user.enter()
+        try:
+            if type(array) is np.ndarray and dtype is None:
+                source = array
+                native, code = wire_dtype(source.dtype)
+            else:
+                source, code = as_source(array, dtype)
+                native = source.dtype.newbyteorder("<")
+            is_column = source.flags.f_contiguous and not source.flags.c_contiguous
+            order = MajorOrder.COLUMN if is_column else MajorOrder.ROW
+            header = self._header(source.shape, code, order)
+            mapped = self._ready(timeout_s)
+            seq, nbytes = self._seq, source.nbytes
+            plan = self._begin(mapped, seq, header, nbytes)
+            np.copyto(_slot_array(plan, seq, source.shape, native, order), source, casting="equiv")
+            captured_ns = monotonic_ns() if timestamp_ns is None else timestamp_ns
+            version = self._meta_version if meta_version is None else meta_version
+            self._commit(plan, seq, captured_ns, version)
+            self._seq = seq + 1
+            if self._claims:
+                self._claims[seq] = Committed(plan, version, trace_id)
+            else:
+                self._describe(mapped.epoch, seq, version, trace_id)
+            return seq
+        finally:
+            self._user.leave()
 
-    @contextmanager
-    def claim(
+    def claim(  # noqa: PLR0913 - what a frame carries
         self,
-        shape: tuple[int, ...],
-        dtype: npt.DTypeLike,
+        shape: int | tuple[int, ...],
+        dtype: npt.DTypeLike | Dtype,
         *,
-        meta_version: int = 0,
+        order: str = "C",
+        timestamp_ns: int | None = None,
+        meta_version: int | None = None,
         trace_id: int = 0,
         timeout_s: float | None = None,
-    ) -> Iterator[ClaimedFrame]:
-        """A slot to write in place, published at the end of the block.
+    ) -> ClaimedFrame:
+        """A slot to write in place: zero copies.
 
-        An exception in the block abandons the slot: nothing is published, and consumers see
-        it as never committed.
+            with camera.claim((480, 640), np.uint16) as frame:
+                frame.array[:] = sensor.read()
+
+        The end of the block publishes; an exception in it abandons the slot, and consumers see
+        nothing. Without the block, call `publish` or `abandon` of what is returned: several
+        claims may be in flight, up to one less than the ring has slots.
+
+        Args:
+            shape: 1 to 8 dimensions.
+            dtype: numpy's element type, or `Dtype.BYTES` or `Dtype.BIT` for octets.
+            order: "C" (row-major) or "F" (column-major).
+            timestamp_ns: as in `publish`; it can be set in the frame as well.
+            meta_version: as in `publish`, or set in the frame.
+            trace_id: as in `publish`, or set in the frame.
+            timeout_s: as in `publish`.
 
         Raises:
-            as `publish` does; LeaseLost also if the lease ended during the block.
+            as `publish` does; LeaseLost also at the end, if the lease ended meanwhile.
         """
-        numpy_dtype, code = wire_dtype(dtype)
-        header = self._header(tuple(shape), code, MajorOrder.ROW)
-        nbytes = int(np.prod(shape, dtype=np.int64)) * numpy_dtype.itemsize
-        mapped = self._ready(timeout_s)
-        seq, pool = self._seq, self._pool_for(mapped, nbytes)
-        offset = payload_slot_offset(seq & mapped.mask, pool.stride_bytes)
-        frame = ClaimedFrame(
-            np.ndarray(shape, numpy_dtype, pool.memory, offset), seq, monotonic_ns()
-        )
-        word = self._begin(mapped, seq)
-        yield frame
-        if self._refresh() is not mapped:
-            raise LeaseLost(
-                f"stream {self.stream_id}: the lease ended while frame {seq} was being written"
+        self._user.enter()
+        try:
+            native: np.dtype[np.generic]
+            if isinstance(dtype, Dtype):
+                native, code = OCTETS, code_of(dtype)
+            else:
+                native, code = wire_dtype(dtype)
+            dims = (shape,) if isinstance(shape, int) else tuple(shape)
+            major = MajorOrder.COLUMN if order == "F" else MajorOrder.ROW
+            header = self._header(dims, code, major)
+            mapped = self._ready(timeout_s)
+            seq = self._seq
+            plan = self._begin(mapped, seq, header, math.prod(dims) * native.itemsize)
+            claim = ClaimedFrame(
+                self,
+                plan,
+                _slot_array(plan, seq, dims, native, major),
+                seq,
+                monotonic_ns() if timestamp_ns is None else timestamp_ns,
+                self._meta_version if meta_version is None else meta_version,
+                trace_id,
+                None if self._audience.policy is None else self._report(plan, seq, dims, major),
             )
-        self._commit(mapped, word, seq, pool, header, nbytes, frame.timestamp_ns, meta_version)
-        self._describe(mapped.epoch, seq, meta_version, trace_id)
+            self._claims[seq] = claim
+            self._seq = seq + 1
+            return claim
+        finally:
+            self._user.leave()
+
+    def metadata(
+        self,
+        *,
+        name: str = "",
+        summary: str = "",
+        attributes: Mapping[str, object] | None = None,
+    ) -> Metadata:
+        """Announce what this stream is; frames from now on carry its version.
+
+        It is told at once, every second, to each new consumer, and again after every restart
+        (`DataSourceAnnounce`, `DataSourceMeta`; Wire §10.3).
+
+        Args:
+            name: human-readable name, ASCII.
+            summary: what the frames are, e.g. "480x640 uint16 at 100 Hz", ASCII.
+            attributes: by key: text, bytes, `tensorpool.Attribute`, or anything JSON can hold.
+
+        Raises:
+            MetadataError: it cannot be told, or is longer than 64 KiB.
+        """
+        version = self._meta_version + 1
+        made = make_metadata(version, name, summary, attributes or {})
+        self._meta_version = version
+        self._audience.tell(made)
+        return made
+
+    def close(self, linger_s: float | None = None) -> None:
+        """Detach and let go; idempotent.
+
+        The end of a producer begins a new epoch at once, and consumers must drop what they have
+        not read of the old one (Driver §6, Wire §15.21). So closing lingers until every consumer
+        that was heard of has reported the last frame, `linger_s` seconds at most (None: 1 s;
+        0: not at all). Consumers of this library report within 0.2 s of catching up; others once
+        a second. Claims that are still open are abandoned.
+        """
+        if not self._is_closed and not self._keeper.is_forked:
+            for claim in list(self._claims.values()):
+                if isinstance(claim, ClaimedFrame):
+                    claim.abandon()
+            self._linger(DEFAULT_LINGER_S if linger_s is None else linger_s)
+        super().close()
+        self._outlet.close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(None if kind is None else 0)
 
     # -- one frame ------------------------------------------------------------------------
 
-    def _begin(self, mapped: MappedEpoch, seq: int) -> int:
+    def _begin(self, mapped: MappedEpoch, seq: int, header: bytes, nbytes: int) -> SlotPlan:
+        """Take the slot of `seq`: from here on consumers know that it is being written."""
+        if self._claims and seq - next(iter(self._claims)) >= mapped.nslots - 1:
+            raise TooManyClaims(
+                f"{seq - next(iter(self._claims))} frames wait for claim "
+                f"{next(iter(self._claims))}, the ring has {mapped.nslots} slots: publish or "
+                "abandon it first"
+            )
+        pool = self._pool_for(mapped, nbytes)
         word = (SUPERBLOCK_BYTES + (seq & mapped.mask) * HEADER_SLOT_BYTES) // 8
         store_release(mapped.words, word, in_progress(seq))
-        return word
+        return SlotPlan(mapped, pool, word, header, nbytes)
 
-    def _commit(  # noqa: PLR0913 - one argument a field
-        self,
-        mapped: MappedEpoch,
-        word: int,
-        seq: int,
-        pool: MappedPool,
-        header: bytes,
-        nbytes: int,
-        timestamp_ns: int,
-        meta_version: int,
-    ) -> None:
+    def _commit(self, plan: SlotPlan, seq: int, timestamp_ns: int, meta_version: int) -> None:
+        mapped, pool, word, header, nbytes = plan
         write_body(
             mapped.ring,
             word * 8,
@@ -192,34 +285,11 @@ class Producer(Attachment):
             meta_version=meta_version,
         )
         store_release(mapped.words, word, committed(seq))
-        self._seq = seq + 1
         self.published += 1
 
     def _describe(self, epoch: int, seq: int, meta_version: int, trace_id: int) -> None:
-        _DESCRIPTOR.pack_into(
-            self._descriptor,
-            MESSAGE_HEADER.size,
-            self._lease.stream_id,
-            epoch,
-            seq,
-            _NULL_U64,
-            meta_version or _NULL_U32,
-            trace_id,
-        )
-        publication = self._publication
-        assert publication is not None
-        try:
-            if publication.raw_offer(self._descriptor) is True or not publication.is_connected:
-                return
-            deadline = monotonic_ns() + self._patience_ns
-            while monotonic_ns() < deadline:
-                if publication.raw_offer(self._descriptor) is True:
-                    self._patience_ns = _BACK_PRESSURE_PATIENCE_NS
-                    return
-        except Exception as error:
-            if not self._keeper.has_lost_connection(self._connection):
-                raise MediaDriverLost(f"descriptor publication: {error}") from error
-        self.drops_back_pressured += 1
+        self._described = seq
+        self._outlet.send(self._lease.stream_id, epoch, seq, meta_version, trace_id)
 
     def _header(self, shape: tuple[int, ...], code: Dtype, order: MajorOrder) -> bytes:
         key = (shape, code, order)
@@ -239,14 +309,89 @@ class Producer(Attachment):
             f"{strides} bytes; add a larger pool to its profile"
         )
 
+    # -- claims in flight -----------------------------------------------------------------
+
+    def finish_claim(self, claim: ClaimedFrame) -> None:
+        """For `ClaimedFrame.publish`: commit, and describe in the order of seq."""
+        self._user.enter()
+        try:
+            claim.is_open = False
+            claim.array.flags.writeable = False
+            if self._refresh() is not claim.plan.mapped:
+                raise LeaseLost(
+                    f"stream {self.stream_id}: the lease ended while frame {claim.seq} was being "
+                    "written"
+                )
+            self._commit(claim.plan, claim.seq, claim.timestamp_ns, claim.meta_version)
+            if len(self._claims) == 1:
+                del self._claims[claim.seq]
+                self._describe(
+                    claim.plan.mapped.epoch, claim.seq, claim.meta_version, claim.trace_id
+                )
+            else:
+                self._flush()
+        finally:
+            self._user.leave()
+
+    def abandon_claim(self, claim: ClaimedFrame) -> None:
+        """For `ClaimedFrame.abandon`: take the seq back if it is the last one."""
+        self._user.enter()
+        try:
+            claim.is_open, claim.is_abandoned = False, True
+            claim.array.flags.writeable = False
+            if self._mapped is not claim.plan.mapped:
+                return
+            while self._claims and self._is_abandoned(self._seq - 1):
+                self._seq -= 1
+                del self._claims[self._seq]
+            self._flush()
+        finally:
+            self._user.leave()
+
+    def _is_abandoned(self, seq: int) -> bool:
+        claim = self._claims.get(seq)
+        return claim is not None and claim.is_abandoned
+
+    def _flush(self) -> None:
+        """Describe what no earlier claim holds up any more."""
+        claims = self._claims
+        while claims:
+            seq, claim = next(iter(claims.items()))
+            if claim.is_open:
+                return
+            del claims[seq]
+            if not claim.is_abandoned:
+                self._describe(claim.plan.mapped.epoch, seq, claim.meta_version, claim.trace_id)
+
+    def _report(
+        self, plan: SlotPlan, seq: int, shape: tuple[int, ...], order: MajorOrder
+    ) -> ProgressReport | None:
+        """Begin to tell about a frame that is being written; its header must be there first."""
+        policy, outlets = self._audience.policy, self._audience.progress_outlets
+        major = shape[0] if order == MajorOrder.ROW else shape[-1]
+        if policy is None or not outlets or not major:
+            return None
+        mapped = plan.mapped
+        write_body(
+            mapped.ring,
+            plan.word * 8,
+            plan.header,
+            values_len_bytes=plan.nbytes,
+            payload_slot=seq & mapped.mask,
+            pool_id=plan.pool.pool_id,
+            timestamp_ns=monotonic_ns(),
+            meta_version=0,
+        )
+        frame = (self._lease.stream_id, mapped.epoch, seq)
+        return ProgressReport(outlets, policy, frame, plan.nbytes, plan.nbytes // major)
+
     # -- readiness ------------------------------------------------------------------------
 
     def _ready(self, timeout_s: float | None) -> MappedEpoch:
         """The mapping to write to; on the fast path two comparisons."""
-        keeper = self._keeper
         if (
             self._version == self._lease.version
-            and self._connection == keeper.connection
+            and self._outlet.connection == self._keeper.connection
             and self._mapped is not None
         ):
             return self._mapped
@@ -259,25 +404,54 @@ class Producer(Attachment):
             if mapped is None:
                 self._await_lease(max(deadline - monotonic_ns(), 0) / 1e9)
                 continue
-            if self._connection != self._keeper.connection:
-                self._connect_descriptors()
-            return mapped
+            if self._outlet.connection == self._keeper.connection:
+                return mapped
+            try:
+                self._outlet.connect()
+            except MediaDriverLost:
+                if monotonic_ns() >= deadline:
+                    raise
+                self._await_change(deadline)
 
-    def _connect_descriptors(self) -> None:
-        connection = self._keeper.connection
-        publication = self._keeper.client.publication(self._keeper.settings.driver.descriptor)
-        self._publication, self._connection = publication, connection
-        # A subscriber that is there already opens the window within a media driver's cycle:
-        # without this patience the first frame of all would find none and be dropped.
-        self._patience_ns = _CONNECT_PATIENCE_NS
+    def _await_change(self, deadline_ns: int) -> None:
+        """Until the keeper says anything new of this lease, a new connection included."""
+        lease = self._lease
+        with lease.changed:
+            lease.changed.wait_for(
+                lambda: lease.version != self._version,
+                max(deadline_ns - monotonic_ns(), 0) / 1e9,
+            )
 
     def _on_map(self) -> None:
         self._seq = 0
+        self._described = -1
+        self._claims.clear()
 
-    def close(self) -> None:
-        """Detach and let go; idempotent."""
-        publication: Any = self._publication
-        self._publication = None
-        super().close()
-        if publication is not None and not self._keeper.has_lost_connection(self._connection):
-            publication.close()
+    def _linger(self, linger_s: float) -> None:
+        mapped = self._mapped
+        if mapped is None or self._described < 0:
+            return
+        lease, last = self._lease, self._described
+        deadline_ns = monotonic_ns() + int(linger_s * 1e9)
+        while (
+            monotonic_ns() < deadline_ns
+            and lease.regions is not None
+            and lease.regions.epoch == mapped.epoch
+            and not self._audience.has_seen(mapped.epoch, last)
+        ):
+            with lease.changed:
+                lease.changed.wait(_LINGER_LOOK_S)
+
+
+def _slot_array(
+    plan: SlotPlan, seq: int, shape: tuple[int, ...], dtype: np.dtype[np.generic], order: MajorOrder
+) -> AnyArray:
+    """The payload slot of `seq` as an array to write to."""
+    stride = plan.pool.stride_bytes
+    return np.ndarray(
+        shape,
+        dtype,
+        plan.pool.memory,
+        payload_slot_offset(seq & plan.mapped.mask, stride),
+        order="F" if order == MajorOrder.COLUMN else "C",
+    )

@@ -28,19 +28,39 @@ _NUMPY_OF: dict[int, np.dtype[np.generic]] = {
     Dtype.BYTES: np.dtype("u1"),
     Dtype.BIT: np.dtype("u1"),
 }
+OCTETS = np.dtype("u1")
+"""What BYTES and BIT are seen as."""
 _DTYPE_OF = {
-    dtype: code for code, dtype in _NUMPY_OF.items() if code not in {Dtype.BYTES, Dtype.BIT}
+    dtype: Dtype(code) for code, dtype in _NUMPY_OF.items() if code not in {Dtype.BYTES, Dtype.BIT}
 }
+_WIRE_OF = {dtype: (dtype, code) for dtype, code in _DTYPE_OF.items()}
+"""The usual case, without a call into numpy."""
 _INT32_MAX = 2**31 - 1
 
 
 class TensorLayout(NamedTuple):
-    """How a payload is to be seen. `strides` in bytes; `nbytes` is what it spans."""
+    """How a payload is to be seen.
+
+    Attributes:
+        dtype: numpy's element type; uint8 for BYTES and BIT.
+        shape: elements along each dimension.
+        strides: bytes from one element to the next along each dimension.
+        nbytes: bytes from the first element to the end of the last.
+        code: the element type as the header says it (Wire §15.8). BYTES: octets without a
+            meaning of their own. BIT: each element is an octet of eight packed bits.
+        order: which dimension varies slowest: the first (ROW) or the last (COLUMN).
+        is_contiguous: whether the strides were left to be inferred.
+        progress_unit: what `FrameProgress` counts for this frame (Wire §8.2).
+    """
 
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     nbytes: int
+    code: Dtype
+    order: MajorOrder
+    is_contiguous: bool
+    progress_unit: ProgressUnit
 
 
 def wire_dtype(dtype: npt.DTypeLike) -> tuple[np.dtype[np.generic], Dtype]:
@@ -49,12 +69,17 @@ def wire_dtype(dtype: npt.DTypeLike) -> tuple[np.dtype[np.generic], Dtype]:
     Raises:
         TensorError: the registry of Wire §15.8 has no such element type.
     """
-    native = np.dtype(dtype).newbyteorder("<")
+    if isinstance(dtype, np.dtype) and (known := _WIRE_OF.get(dtype)) is not None:
+        return known
+    try:
+        native = np.dtype(dtype).newbyteorder("<")
+    except TypeError as error:
+        raise TensorError(f"dtype {dtype!r}: {error}") from None
     code = _DTYPE_OF.get(native)
     if code is None:
-        known = ", ".join(sorted(str(d) for d in _DTYPE_OF))
-        raise TensorError(f"dtype {np.dtype(dtype)} cannot be published; one of {known} can")
-    return native, Dtype(code)
+        names = ", ".join(sorted(str(d) for d in _DTYPE_OF))
+        raise TensorError(f"dtype {np.dtype(dtype)} cannot be published; one of {names} can")
+    return native, code
 
 
 def contiguous_header(shape: tuple[int, ...], code: Dtype, order: MajorOrder) -> bytes:
@@ -96,7 +121,16 @@ def layout_of(header: TensorHeader, values_len_bytes: int) -> TensorLayout:
     if values_len_bytes and span > values_len_bytes:
         raise TensorError(f"tensor spans {span} bytes, the frame has {values_len_bytes}")
     _check_progress(header, strides)
-    return TensorLayout(dtype, shape, strides, span)
+    return TensorLayout(
+        dtype,
+        shape,
+        strides,
+        span,
+        Dtype(header.dtype),
+        MajorOrder(header.major_order),
+        not any(header.strides[: header.ndims]),
+        ProgressUnit(header.progress_unit),
+    )
 
 
 def _strides_and_span(
