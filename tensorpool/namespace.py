@@ -71,16 +71,28 @@ def open_own_directory(path: str, name: str, parent_fd: int, mode: int) -> int:
         if made:
             os.fchmod(fd, mode)
         info = os.fstat(fd)
-        if info.st_uid != os.geteuid():
-            raise _refusal(path, f"belongs to uid {info.st_uid}, we are uid {os.geteuid()}")
-        if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise _refusal(
-                path, f"has mode {stat.S_IMODE(info.st_mode):04o}: others than we may write it"
-            )
+        if (fault := fault_of_own(info)) is not None:
+            raise _refusal(path, fault)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def fault_of_base(info: os.stat_result) -> str | None:
+    """Why a base directory of this status is not safe, or None."""
+    if info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX:
+        return "may be written by everybody and has no sticky bit"
+    return None
+
+
+def fault_of_own(info: os.stat_result) -> str | None:
+    """Why a directory of this status below the base directory is not safely ours, or None."""
+    if info.st_uid != os.geteuid():
+        return f"belongs to uid {info.st_uid}, we are uid {os.geteuid()}"
+    if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"has mode {stat.S_IMODE(info.st_mode):04o}: others than we may write it"
+    return None
 
 
 def _make_base(base_dir: str) -> None:
@@ -100,12 +112,8 @@ def _make_base(base_dir: str) -> None:
 
 
 def _check_base(path: str, fd: int) -> None:
-    info = os.fstat(fd)
-    writable_by_all = info.st_mode & stat.S_IWOTH
-    if writable_by_all and not info.st_mode & stat.S_ISVTX:
-        raise _refusal(
-            path, "may be written by everybody and has no sticky bit; run `chmod +t` on it"
-        )
+    if (fault := fault_of_base(os.fstat(fd))) is not None:
+        raise _refusal(path, f"{fault}; run `chmod +t` on it")
 
 
 def _open_dir(name: str, parent_fd: int | None, path: str) -> int:

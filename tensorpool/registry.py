@@ -410,11 +410,20 @@ class RegistryReader:
 
 def own_identity() -> WriterIdentity:
     """This process, as a registry names it."""
-    with open("/proc/self/stat", "rb") as file:
-        start_ticks = int(file.read().rpartition(b")")[2].split()[19])
+    start_ticks = process_start_ticks(os.getpid())
+    assert start_ticks is not None, "this process runs"
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             boot_id = bytes.fromhex(file.read().decode("ascii").strip().replace("-", ""))
     except OSError:
         boot_id = bytes(16)
     return WriterIdentity(os.getpid(), start_ticks, boot_id)
+
+
+def process_start_ticks(pid: int) -> int | None:
+    """When the process `pid` of our namespace started (clock ticks since boot); None: none runs."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError):
+        return None

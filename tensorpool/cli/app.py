@@ -21,6 +21,7 @@ _TRACEBACK_LEVEL = 3
 _COMMANDS = {
     "up": "tensorpool.cli.up:up",
     "status": "tensorpool.cli.status:status",
+    "doctor": "tensorpool.cli.doctor:doctor",
     "produce": "tensorpool.cli.produce:produce",
     "consume": "tensorpool.cli.consume:consume",
     "gc": "tensorpool.cli.gc:gc",

@@ -48,8 +48,12 @@ def find_config(explicit: str | None, environ: Mapping[str, str]) -> str | None:
     return explicit or environ.get(CONFIG_VARIABLE) or None
 
 
-def load(path: str | None, environ: Mapping[str, str]) -> LoadedConfig:
+def load(
+    path: str | None, environ: Mapping[str, str], *, fits_host: bool = True
+) -> LoadedConfig:
     """The configuration of `path` (None: the built-in default) under `environ`.
+
+    Without `fits_host` it is not judged by the space of this host: `doctor` does that itself.
 
     Raises:
         ConfigError: the file cannot be read or is no TOML.
@@ -69,7 +73,7 @@ def load(path: str | None, environ: Mapping[str, str]) -> LoadedConfig:
     except ValueError as error:
         # An integer of more digits than Python converts.
         raise ConfigError(f"{file}: no valid TOML: {error}; put that value right") from error
-    return validate(document, environ, path, key_lines(text))
+    return validate(document, environ, path, key_lines(text), fits_host=fits_host)
 
 
 def validate(
@@ -77,6 +81,8 @@ def validate(
     environ: Mapping[str, str],
     path: str | None = None,
     lines: Mapping[Path, int] | None = None,
+    *,
+    fits_host: bool = True,
 ) -> LoadedConfig:
     """The configuration that `document`, which is used up, and `environ` make.
 
@@ -95,7 +101,9 @@ def validate(
     if config is not None:
         config = resolve(config)
         faults += [
-            _fault(finding, origins) for finding in check(config) if not _rests_on(finding, faulty)
+            _fault(finding, origins)
+            for finding in check(config, fits_host=fits_host)
+            if not _rests_on(finding, faulty)
         ]
     if faults or config is None:
         raise InvalidConfig(path or "built-in configuration", _ordered(faults))

@@ -15,14 +15,17 @@ _LONGEST_LEASE_MS = 100 * 365 * 24 * 3600 * 1000
 """A century, which leaves a deadline of uint64 nanoseconds room for the clock."""
 
 
-def check(config: HostConfig) -> Iterator[Finding]:
-    """Every rule between keys that `config`, with inherited defaults in place, breaks."""
+def check(config: HostConfig, *, fits_host: bool = True) -> Iterator[Finding]:
+    """Every rule between keys that `config`, with inherited defaults in place, breaks.
+
+    Without `fits_host` it is not judged by the space of this host.
+    """
     yield from _profiles(config)
     yield from _streams(config)
     yield from check_ids(config)
     yield from _lease_life(config)
     yield from _base_dirs(config)
-    yield from check_space(config)
+    yield from check_space(config, fits_host=fits_host)
     yield from _media_driver(config)
     yield from _launcher(config)
     yield from _metrics(config)

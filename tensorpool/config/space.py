@@ -21,9 +21,11 @@ def epoch_bytes(profile: ProfileTable) -> int:
     )
 
 
-def check_space(config: HostConfig) -> Iterator[Finding]:
+def check_space(config: HostConfig, *, fits_host: bool = True) -> Iterator[Finding]:
     """Regions that cannot be mapped, and epochs that can never all be there."""
     yield from _unmappable(config)
+    if not fits_host:
+        return
     needed = config.policies.epoch_gc_keep * sum(
         epoch_bytes(config.profiles[stream.profile])
         for stream in config.streams.values()

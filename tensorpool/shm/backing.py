@@ -35,6 +35,22 @@ def backing_of(path_or_fd: str | int) -> Backing:
     Raises:
         OSError: it cannot be examined.
     """
+    result = _statfs(path_or_fd)
+    is_hugetlbfs = result.f_type & 0xFFFFFFFF == _HUGETLBFS_MAGIC
+    page_size = result.f_bsize if is_hugetlbfs else os.sysconf("SC_PAGE_SIZE")
+    return Backing(is_hugetlbfs, page_size)
+
+
+def file_system_magic(path_or_fd: str | int) -> int:
+    """The kernel's number for the type of file system of an existing file or directory.
+
+    Raises:
+        OSError: it cannot be examined.
+    """
+    return int(_statfs(path_or_fd).f_type) & 0xFFFFFFFF
+
+
+def _statfs(path_or_fd: str | int) -> _StatFs:
     result = _StatFs()
     if isinstance(path_or_fd, int):
         status = _libc.fstatfs(path_or_fd, ctypes.byref(result))
@@ -43,6 +59,4 @@ def backing_of(path_or_fd: str | int) -> Backing:
     if status != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path_or_fd)
-    is_hugetlbfs = result.f_type & 0xFFFFFFFF == _HUGETLBFS_MAGIC
-    page_size = result.f_bsize if is_hugetlbfs else os.sysconf("SC_PAGE_SIZE")
-    return Backing(is_hugetlbfs, page_size)
+    return result

@@ -16,6 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"cli"}),
     frozenset({"__init__"}),
+    frozenset({"doctor"}),
     frozenset({"launcher", "client"}),
     frozenset({"driver", "supervisor", "gc"}),
     frozenset({"registry", "gc_report", "agent"}),

@@ -1,0 +1,96 @@
+"""How much a configuration takes at most, derived from the values that the host runs on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from tensorpool.driver.provisioning import EpochPlan
+from tensorpool.registry import registry_bytes
+from tensorpool.settings import HostSettings, Profile
+
+_TERMS = 3
+_LOG_METADATA_BYTES = 4096
+_CNC_BYTES = 10 << 20
+"""Counters, command buffers and error log of a media driver with default lengths."""
+_DEFAULT_TERM_BYTES = {"aeron:ipc": 64 << 20, "aeron:udp": 16 << 20}
+_TERM_LENGTH = re.compile(r"[?|]term-length=(\d+)([kKmMgG]?)")
+_SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30}
+
+_PROCESS_BYTES = 64 << 20
+"""Private memory of one Python process of the host, generously."""
+_PROCESS_FDS = 64
+"""Descriptors of a process without any region: pipes, locks, Aeron's files, metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a host takes at most, its static streams all in use.
+
+    Attributes:
+        region_bytes: regions of `epoch_gc_keep` epochs of each static stream, and of the one
+            that is made before the oldest may go; the registry.
+        aeron_bytes: CnC file and term buffers of the host's own publications and of one
+            producer and one consumer a static stream.
+        process_bytes: private memory of the processes.
+        fds: descriptors of the driver, which keeps one for each mapped region.
+    """
+
+    region_bytes: int
+    aeron_bytes: int
+    process_bytes: int
+    fds: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """All of it, as a memory limit counts it: tmpfs pages are charged to their writer."""
+        return self.region_bytes + self.aeron_bytes + self.process_bytes
+
+
+def need_of(settings: HostSettings) -> Need:
+    """What a host with these settings takes at most; dynamic streams come on top."""
+    policies = settings.policies
+    profiles = [settings.profile(stream.profile) for stream in settings.streams]
+    one_epoch = sum(map(epoch_bytes, profiles))
+    regions = sum(1 + len(profile.pools) for profile in profiles)
+    processes = 5 if settings.supervisor is not None else 4
+    return Need(
+        region_bytes=(policies.epoch_gc_keep + 1) * one_epoch
+        + registry_bytes(policies.max_streams, policies.max_leases),
+        aeron_bytes=_CNC_BYTES + sum(map(log_bytes, _channels(settings))),
+        process_bytes=processes * _PROCESS_BYTES,
+        # While an epoch replaces another, both are mapped.
+        fds=_PROCESS_FDS + 2 * regions,
+    )
+
+
+def locked_bytes(settings: HostSettings) -> int:
+    """What `mlock_shm` locks at most in the driver: two epochs of each static stream."""
+    return 2 * sum(epoch_bytes(settings.profile(stream.profile)) for stream in settings.streams)
+
+
+def epoch_bytes(profile: Profile) -> int:
+    """Bytes of one epoch's region files."""
+    return EpochPlan(0, 0, profile).total_bytes
+
+
+def log_bytes(channel: str) -> int:
+    """Bytes of the log of one publication on `channel`: three terms and their metadata."""
+    match = _TERM_LENGTH.search(channel)
+    if match is None:
+        term = _DEFAULT_TERM_BYTES.get(channel.partition("?")[0], max(_DEFAULT_TERM_BYTES.values()))
+    else:
+        term = int(match[1]) << _SHIFTS[match[2].lower()]
+    return _TERMS * term + _LOG_METADATA_BYTES
+
+
+def _channels(settings: HostSettings) -> list[str]:
+    """The channel of each publication that is counted."""
+    driver = settings.driver
+    own = [driver.control.channel, driver.announce.channel]
+    if settings.supervisor is not None:
+        own.append(settings.supervisor.control.channel)
+    producer = [driver.control, driver.descriptor, driver.qos, driver.metadata]
+    consumer = [driver.control, driver.qos]
+    each = [endpoint.channel for endpoint in (*producer, *consumer)]
+    return own + each * len(settings.streams)

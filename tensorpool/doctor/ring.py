@@ -1,0 +1,50 @@
+"""What the size of a ring costs."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator
+
+from tensorpool.doctor.finding import Finding, Severity
+from tensorpool.doctor.texts import size
+from tensorpool.settings import HostSettings
+from tensorpool.shm.layout import payload_pool_bytes
+
+_CACHES = "/sys/devices/system/cpu/cpu0/cache/index*/size"
+_SIZE = re.compile(r"(\d+)([KMG]?)")
+_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
+
+
+def check_rings(settings: HostSettings) -> Iterator[Finding]:
+    """A pool larger than the last-level cache makes every frame a walk through main memory."""
+    cache = last_level_cache_bytes()
+    if cache is None:
+        return
+    for profile in settings.profiles:
+        largest = max(profile.pools, key=lambda pool: pool.stride_bytes)
+        ring = payload_pool_bytes(profile.header_nslots, largest.stride_bytes)
+        if ring > cache:
+            fitting = max(cache // largest.stride_bytes, 1)
+            yield Finding(
+                "ring-size",
+                Severity.NOTE,
+                f"profile {profile.name}: {profile.header_nslots} slots of "
+                f"{size(largest.stride_bytes)} are {size(ring)}, the last-level cache has "
+                f"{size(cache)}",
+                "a ring is as small as the rate and the slowest consumer allow: beyond the cache "
+                "each frame is written to and read from main memory",
+                f"profiles.{profile.name}.header_nslots = {1 << fitting.bit_length() - 1} or less "
+                "stays in the cache; leave it if consumers need the time",
+            )
+
+
+def last_level_cache_bytes(pattern: str = _CACHES) -> int | None:
+    """Size of the largest cache of the first processor; None if the kernel does not say."""
+    sizes = []
+    for path in glob.glob(pattern):
+        with open(path, encoding="ascii") as file:
+            match = _SIZE.match(file.read())
+        if match is not None:
+            sizes.append(int(match[1]) << _SHIFTS[match[2]])
+    return max(sizes, default=None)
