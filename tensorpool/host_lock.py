@@ -102,7 +102,7 @@ def _refusal(path: str, what: str, holder: str, *, is_holder_gone: bool) -> str:
             f"{what} is in use by another `tensorpool up` (pid {holder}); stop that one first, "
             "or configure another directory or namespace"
         )
-    pids = ", ".join(map(str, _openers(path))) or "unknown"
+    pids = ", ".join(map(str, openers(path))) or "unknown"
     return (
         f"{what} is still in use: its `tensorpool up` (pid {holder or 'unknown'}) is gone, but "
         f"processes of it are not (pid {pids}); end them, or configure another directory or "
@@ -110,8 +110,8 @@ def _refusal(path: str, what: str, holder: str, *, is_holder_gone: bool) -> str:
     )
 
 
-def _openers(path: str) -> list[int]:
-    """Processes that have the file open, as far as we may look."""
+def openers(path: str) -> list[int]:
+    """Processes of our pid namespace that have the file open, as far as we may look."""
     found = set()
     path = os.path.realpath(path)
     for pid in filter(str.isdigit, os.listdir("/proc")):

@@ -20,12 +20,18 @@ _TRACEBACK_LEVEL = 3
 
 _COMMANDS = {
     "up": "tensorpool.cli.up:up",
+    "drain": "tensorpool.cli.drain:drain",
     "status": "tensorpool.cli.status:status",
+    "top": "tensorpool.cli.top:top",
     "doctor": "tensorpool.cli.doctor:doctor",
+    "streams": "tensorpool.cli.streams:app",
+    "inspect": "tensorpool.cli.inspect:inspect",
+    "tail": "tensorpool.cli.tail:tail",
     "produce": "tensorpool.cli.produce:produce",
     "consume": "tensorpool.cli.consume:consume",
     "gc": "tensorpool.cli.gc:gc",
     "config": "tensorpool.cli.config:app",
+    "completion": "tensorpool.cli.completion:completion",
 }
 
 

@@ -54,8 +54,10 @@ def _print(found: list[Finding], checks: int, health: str) -> None:
 
     console = make_console()
     for finding in found:
-        head = Text(f"{finding.severity} ", style=_STYLES[finding.severity])
-        console.print(head + Text(finding.id, style="bold"))
+        head = Text()
+        head.append(f"{finding.severity} ", style=_STYLES[finding.severity])
+        head.append(finding.id, style="bold")
+        console.print(head)
         for label, text in (
             ("seen", finding.seen),
             ("rule", finding.rule),
@@ -64,4 +66,7 @@ def _print(found: list[Finding], checks: int, health: str) -> None:
             console.print(Text(f"  {label:<7}{text}"), soft_wrap=True)
     style = {"healthy": "green", "warnings": "yellow", "errors": "red"}[health]
     count = f"{len(found)} findings" if len(found) != 1 else "1 finding"
-    console.print(Text(health, style=style) + Text(f": {checks} checks, {count}", style="default"))
+    last = Text()
+    last.append(health, style=style)
+    last.append(f": {checks} checks, {count}")
+    console.print(last)

@@ -11,9 +11,6 @@ if TYPE_CHECKING:
 
     from tensorpool.gc.explain import Explanation
 
-_PIPED_WIDTH = 200
-"""Columns where no terminal says how many there are."""
-
 
 def gc(
     *,
@@ -49,11 +46,9 @@ def _print_json(explanation: Explanation) -> None:
 
 
 def _print_text(explanation: Explanation) -> None:
-    from rich.console import Console  # noqa: PLC0415
+    from tensorpool.cli.console import make_console  # noqa: PLC0415
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, _PIPED_WIDTH)
+    console = make_console()
     if explanation.decisions:
         console.print(_table(explanation))
     else:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tensorpool.cli.console import make_console
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tensorpool.cli.qos_watch import StreamQos
     from tensorpool.cli.status_report import HostStatus, LeaseStatus, ProcessStatus, StreamStatus
 
 _COLOURS = {"healthy": "green", "degraded": "yellow", "down": "red"}
@@ -16,31 +21,33 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _UNIT = 1024
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 _NONE = "-"
-_FILE_WIDTH = 200
-"""Into a file or a pipe nothing is folded."""
 
 
 def render(found: HostStatus, *, clear: bool) -> None:
     """Print `found`, in place of what was there if `clear` and this is a terminal."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_FILE_WIDTH)
+    console = make_console()
     if clear and console.is_terminal:
         console.clear()
-    head = Text(found["health"], style=_COLOURS[found["health"]])
-    console.print(head, f" {found['instance_id']}  {found['namespace_dir']}", sep="")
-    for problem in found["problems"]:
-        console.print(f"  {problem}", markup=False, soft_wrap=True)
+    console.print(screen(found), soft_wrap=not console.is_terminal)
+
+
+def screen(found: HostStatus, qos: Mapping[int, StreamQos] | None = None) -> Group:
+    """Everything of a host on one screen; with drops if `qos` was listened to."""
+    head = Text()
+    head.append(found["health"], style=_COLOURS[found["health"]])
+    head.append(f" {found['instance_id']}  {found['namespace_dir']}")
+    parts: list[RenderableType] = [head]
+    parts += [Text(f"  {problem}") for problem in found["problems"]]
     if found["processes"]:
-        console.print(_processes(found["processes"]))
+        parts.append(_processes(found["processes"]))
     if found["streams"]:
-        console.print(_streams(found["streams"]))
+        parts.append(_streams(found["streams"], qos))
     if found["leases"]:
-        console.print(_leases(found["leases"]))
+        parts.append(_leases(found["leases"]))
     memory = found["memory"]
-    console.print(
-        f"shared memory {_size(memory['used_bytes'])} used, {_size(memory['free_bytes'])} free",
-    )
+    used, free = _size(memory["used_bytes"]), _size(memory["free_bytes"])
+    parts.append(Text(f"shared memory {used} used, {free} free"))
+    return Group(*parts)
 
 
 def _table(*columns: str) -> Table:
@@ -67,11 +74,14 @@ def _processes(rows: list[ProcessStatus]) -> Table:
     return table
 
 
-def _streams(rows: list[StreamStatus]) -> Table:
+def _streams(rows: list[StreamStatus], qos: Mapping[int, StreamQos] | None) -> Table:
     table = _table(
-        "stream", "name", "profile", "epoch", "producer", "consumers", "frames", "rate", "bytes"
+        *("stream", "name", "profile", "epoch", "producer", "consumers", "frames", "rate", "bytes"),
+        *(() if qos is None else ("gap drops", "late drops")),
     )
     for row in rows:
+        heard = (qos or {}).get(row["stream_id"])
+        drops = (None, None) if heard is None else (heard["drops_gap"], heard["drops_late"])
         table.add_row(
             str(row["stream_id"]),
             row["name"],
@@ -82,6 +92,7 @@ def _streams(rows: list[StreamStatus]) -> Table:
             _text(row["frames"]),
             _number(row["rate_hz"], "/s"),
             _size(row["bytes"]),
+            *(() if qos is None else map(_text, drops)),
         )
     return table
 

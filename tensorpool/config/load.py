@@ -48,9 +48,7 @@ def find_config(explicit: str | None, environ: Mapping[str, str]) -> str | None:
     return explicit or environ.get(CONFIG_VARIABLE) or None
 
 
-def load(
-    path: str | None, environ: Mapping[str, str], *, fits_host: bool = True
-) -> LoadedConfig:
+def load(path: str | None, environ: Mapping[str, str], *, fits_host: bool = True) -> LoadedConfig:
     """The configuration of `path` (None: the built-in default) under `environ`.
 
     Without `fits_host` it is not judged by the space of this host: `doctor` does that itself.
