@@ -17,6 +17,7 @@ import pyaeron
 
 from tensorpool.aeron import forked
 from tensorpool.errors import HostError
+from tensorpool.logs import RateLimit, counted
 from tensorpool.settings import Endpoint
 
 type FragmentHandler = Callable[[memoryview, int], None]
@@ -165,6 +166,7 @@ class AeronClient:
         self.aeron_dir = aeron_dir
         self.errors = 0
         """Errors reported by the client's conductor."""
+        self._error_log = RateLimit()
         # The context reads it when it is made; its own arguments for it come too late and
         # leave the default of 16 ms, which every added publication or subscription would wait.
         os.environ.setdefault("AERON_CLIENT_IDLE_SLEEP_DURATION", f"{conductor_sleep_ms}ms")
@@ -256,7 +258,9 @@ class AeronClient:
 
     def _on_error(self, code: int, text: str) -> None:
         self.errors += 1
-        _log.warning("aeron client error", extra={"aeron_code": code, "aeron_error": text})
+        if (suppressed := self._error_log.take()) is not None:
+            fields = {"aeron_code": code, "why": text, **counted(suppressed)}
+            _log.warning("aeron client error", extra=fields)
 
     def _refused(self, what: str, endpoint: Endpoint, error: Exception) -> HostError:
         if isinstance(error, pyaeron.DriverTimeout):

@@ -8,7 +8,7 @@ from typing import Any
 
 from tensorpool import wire
 from tensorpool.aeron.client import Offer, Publication
-from tensorpool.logs import RateLimit
+from tensorpool.logs import RateLimit, counted
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Outbox:
                 "message dropped",
                 extra={
                     "reason": reason,
-                    "stream_id": self._publication.endpoint.stream_id,
-                    "suppressed": suppressed,
+                    "aeron_stream_id": self._publication.endpoint.stream_id,
+                    **counted(suppressed),
                 },
             )

@@ -29,13 +29,15 @@ def up(
     if config is not None and config_option is not None and config != config_option:
         raise typer.BadParameter(f"CONFIG {config!r} and --config {config_option!r}: name one")
     from tensorpool import logs  # noqa: PLC0415 - other commands need none of these
+    from tensorpool.cli.provision_progress import ProvisionProgress  # noqa: PLC0415
     from tensorpool.launcher.host import HostHooks, run_host  # noqa: PLC0415
 
     explicit = config or config_option
     host = load_host(explicit)
     logs.configure("launcher", host.settings.log_level)
     hooks = HostHooks(on_ready=lambda: _say_ready(host, explicit), load=lambda: load_host(explicit))
-    run_host(host, os.environ, hooks)
+    with ProvisionProgress(host.settings):
+        run_host(host, os.environ, hooks)
 
 
 def load_host(explicit: str | None) -> HostConfiguration:

@@ -25,7 +25,7 @@ from tensorpool.aeron.outbox import Outbox
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.driver.announcer import Announcer
 from tensorpool.driver.service import LeaseService
-from tensorpool.logs import RateLimit
+from tensorpool.logs import RateLimit, counted
 from tensorpool.registry import DriverState, LeaseRecord, RegistryWriter
 from tensorpool.settings import HostSettings
 from tensorpool.wire.driver import (
@@ -77,6 +77,7 @@ class DriverAgent:
         self._debts = debts
         self._gone_sessions: SimpleQueue[int] = SimpleQueue()
         self._malformed_log = RateLimit()
+        self._refusal_log = RateLimit()
         self._client: AeronClient | None = None
         self._lost_since_ns = 0
         self._last_cycle_ns = 0
@@ -250,7 +251,9 @@ class DriverAgent:
             if stream.epoch is None or stream.is_provisioning or stream.is_tainted:
                 continue
             if not os.path.exists(stream.epoch.directory):
-                _log.error("regions removed underneath us", extra={"stream_id": stream.stream_id})
+                if (suppressed := stream.loss_log.take()) is not None:
+                    fields = {"stream_id": stream.stream_id, **counted(suppressed)}
+                    _log.error("regions removed underneath us", extra=fields)
                 self.service.on_regions_lost(stream)
 
     def _finish_shutdown(self) -> None:
@@ -303,7 +306,7 @@ class DriverAgent:
         if suppressed is not None:
             _log.warning(
                 "malformed message on the control stream",
-                extra={"why": str(error), "session_id": session_id, "suppressed": suppressed},
+                extra={"why": str(error), "session_id": session_id, **counted(suppressed)},
             )
 
     def _on_shutdown_request(self, message: ShmDriverShutdownRequest) -> None:
@@ -311,6 +314,8 @@ class DriverAgent:
         token = self._settings.policies.shutdown_token.encode()
         if not token or not hmac.compare_digest(token, message.token):
             self.service.stats.refused_shutdowns += 1
+            if (suppressed := self._refusal_log.take()) is not None:
+                _log.warning("shutdown request refused", extra=counted(suppressed))
             return
         known = message.reason in ShutdownReason
         reason = ShutdownReason(message.reason) if known else ShutdownReason.ADMIN

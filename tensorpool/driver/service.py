@@ -24,6 +24,7 @@ from tensorpool.driver.streams import SpaceWait, Stream, StreamTable, Waiting
 from tensorpool.errors import HostError
 from tensorpool.fault_points import FaultPoint, fault_point
 from tensorpool.gc_report import read_report
+from tensorpool.logs import RateLimit, counted
 from tensorpool.registry import BumpReason, LeaseState, RegistryWriter
 from tensorpool.settings import HostSettings
 from tensorpool.shm.backing import backing_of
@@ -90,6 +91,7 @@ class LeaseService:
         self._provisioner = provisioner
         self._last_epoch = heritage.last_epoch
         self._next_gc_look_ns = 0
+        self._reject_log = RateLimit()
         self._rules = AttachRules(
             settings, backing_of(settings.shm.base_dir), self.streams, self.leases
         )
@@ -207,6 +209,8 @@ class LeaseService:
             stream.epoch.close()
         stream.epoch = result.epoch
         stream.is_provisioning = stream.is_tainted = False
+        stream.failure_log.reset()
+        stream.loss_log.reset()
         stream.retry_ns = 0
         stream.bumps += 1
         stream.epoch_created_ns = now_ns
@@ -254,7 +258,9 @@ class LeaseService:
             deadline = monotonic_ns() + _GC_WAIT_NS
             stream.space = SpaceWait(self._registry.request_gc(), deadline)
             return
-        _log.error("provisioning failed", extra={"stream_id": stream.stream_id, "why": str(error)})
+        if (suppressed := stream.failure_log.take()) is not None:
+            fields = {"stream_id": stream.stream_id, "why": str(error), **counted(suppressed)}
+            _log.error("provisioning failed", extra=fields)
         stream.is_provisioning = False
         waiting, stream.waiting = stream.waiting, []
         for entry in waiting:
@@ -395,7 +401,9 @@ class LeaseService:
         fields: dict[str, Any] = {"code": code.name, "why": message}
         if request is not None:
             fields |= {"stream_id": request.stream_id, "client_id": request.client_id}
-        _log.debug("attach rejected", extra=fields)
+        suppressed = self._reject_log.take()
+        level = logging.DEBUG if suppressed is None else logging.INFO
+        _log.log(level, "attach rejected", extra=fields | counted(suppressed or 0))
 
     def keep_alive(self, message: ShmLeaseKeepalive, session_id: int) -> None:
         """Extend the lease if everything matches; ignore and count it otherwise (Driver §4.4)."""

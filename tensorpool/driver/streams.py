@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tensorpool.driver.leases import Lease
 from tensorpool.driver.provisioning import Epoch
+from tensorpool.logs import BackOff
 from tensorpool.registry import BumpReason, StreamRecord
 from tensorpool.settings import IdRange, Profile
 from tensorpool.shm.layout import LAYOUT_VERSION
@@ -62,6 +63,8 @@ class Stream:
     is_tainted: bool = False
     space: SpaceWait | None = None
     has_retried: bool = False
+    failure_log: BackOff = field(default_factory=BackOff)
+    loss_log: BackOff = field(default_factory=BackOff)
 
     @property
     def is_idle(self) -> bool:

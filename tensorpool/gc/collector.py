@@ -160,7 +160,8 @@ def _delete_all(
             if freed is not None:
                 report.deleted[verdict.rule] += 1
                 report.bytes_freed += freed
-                _log.debug("deleted", extra={"entry": where, "rule": verdict.rule, "bytes": freed})
+                fields = {"stream_id": stream_id, "entry": verdict.found.name}
+                _log.debug("deleted", extra=fields | {"rule": verdict.rule, "bytes": freed})
     finally:
         os.close(stream_fd)
 

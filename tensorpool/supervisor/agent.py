@@ -21,7 +21,7 @@ from tensorpool.aeron.client import (
 )
 from tensorpool.aeron.outbox import Outbox
 from tensorpool.clock import NS_PER_MS, monotonic_ns
-from tensorpool.logs import RateLimit
+from tensorpool.logs import RateLimit, counted
 from tensorpool.settings import HostSettings, SupervisorSettings
 from tensorpool.supervisor.leases import LeaseWatch
 from tensorpool.supervisor.service import SupervisorService
@@ -251,5 +251,5 @@ class SupervisorAgent:
         if (suppressed := self._malformed_log.take()) is not None:
             _log.warning(
                 "malformed message",
-                extra={"why": str(error), "session_id": session_id, "suppressed": suppressed},
+                extra={"why": str(error), "session_id": session_id, **counted(suppressed)},
             )

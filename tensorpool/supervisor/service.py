@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from tensorpool.logs import RateLimit
+from tensorpool.logs import RateLimit, counted
 from tensorpool.settings import SupervisorSettings
 from tensorpool.supervisor import policy
 from tensorpool.supervisor.assignment import Assigner
@@ -163,7 +163,7 @@ class SupervisorService:
                     "stream_id": stream_id,
                     "consumer_id": consumer_id,
                     "consumer_capacity": self.consumers.capacity,
-                    "suppressed": suppressed,
+                    **counted(suppressed),
                 },
             )
 
@@ -179,7 +179,7 @@ class SupervisorService:
                 extra={
                     "stream_id": consumer.stream_id,
                     "consumer_id": consumer.consumer_id,
-                    "suppressed": suppressed,
+                    **counted(suppressed),
                 },
             )
 
