@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Self
 
 from tensorpool.settings import HostSettings
-from tensorpool.shm.layout import header_ring_bytes, payload_pool_bytes
 from tensorpool.shm.paths import stream_dir
 
 SHOWN_FROM_BYTES = 256 << 20
@@ -35,12 +34,15 @@ class ProvisionProgress:
     def __init__(self, settings: HostSettings) -> None:
         self._settings = settings
         self._since = time.time()
-        self._total = first_epochs_bytes(settings)
+        self._total = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty() and self._total >= SHOWN_FROM_BYTES:
+        if not sys.stderr.isatty():
+            return self
+        self._total = first_epochs_bytes(self._settings)
+        if self._total >= SHOWN_FROM_BYTES:
             self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
             self._thread.start()
         return self
@@ -70,14 +72,9 @@ class ProvisionProgress:
 
 def first_epochs_bytes(settings: HostSettings) -> int:
     """Bytes of one epoch of every static stream."""
-    profiles = [settings.profile(stream.profile) for stream in settings.streams]
-    return sum(
-        header_ring_bytes(profile.header_nslots)
-        + sum(
-            payload_pool_bytes(profile.header_nslots, pool.stride_bytes) for pool in profile.pools
-        )
-        for profile in profiles
-    )
+    from tensorpool.doctor.need import epoch_bytes  # noqa: PLC0415 - on a terminal only
+
+    return sum(epoch_bytes(settings.profile(stream.profile)) for stream in settings.streams)
 
 
 def made_bytes(settings: HostSettings, since: float) -> int:
