@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 import tensorpool
+from bench import progress
 from bench.host import BenchHost, bench_host
 from tensorpool.client.keeper import PoolEvent
 from tensorpool.client.tensors import AnyArray
@@ -28,7 +29,7 @@ def main() -> None:
     """Run every benchmark and print its medians."""
     print(f"{platform.machine()}, {os.cpu_count()} cores, CPython {platform.python_version()}")
     ready = []
-    for _ in range(READY_RUNS):
+    for _ in progress.rounds(READY_RUNS, "starts of a host"):
         with bench_host() as host:
             ready.append(host.ready_s)
     report("ready after `tensorpool up` (with `status --wait`)", ready, 1e3, "ms")

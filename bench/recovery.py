@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from bench import progress
 from bench.host import BenchHost, bench_host
 from tensorpool.clock import NS_PER_MS, monotonic_ns
 from tensorpool.config import load, to_settings
@@ -71,7 +72,7 @@ def measure(host: BenchHost, rounds: int) -> None:
         print(f"{'killed':<14}{'first new frame':>22}{'silence':>22}")
         for victim in VICTIMS:
             first, silent = [], []
-            for _ in range(rounds):
+            for _ in progress.rounds(rounds, f"kills of {victim}"):
                 for killed_ns, silence in kill(settings, victim, users):
                     was_interrupted = silence.duration_ns >= INTERRUPTED_NS
                     recovered_ns = silence.ended_ns - killed_ns

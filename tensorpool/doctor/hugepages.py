@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tensorpool.doctor.filesystem import nearest_directory
 from tensorpool.doctor.finding import Finding, Severity
-from tensorpool.doctor.need import need_of
+from tensorpool.doctor.need import huge_pages
 from tensorpool.doctor.texts import size
 from tensorpool.settings import HostSettings
 from tensorpool.shm.backing import backing_of
@@ -44,7 +44,7 @@ def check_hugepages(settings: HostSettings) -> Iterator[Finding]:
         return
     free = _pages(backing.page_size_bytes, "free_hugepages")
     total = _pages(backing.page_size_bytes, "nr_hugepages")
-    wanted = -(-need_of(settings).region_bytes // backing.page_size_bytes)
+    wanted = huge_pages(settings, backing.page_size_bytes)
     if total < wanted:
         yield Finding(
             "hugepages-few",

@@ -14,6 +14,8 @@ from tensorpool.launcher.host_file import read_host
 from tensorpool.settings import HostSettings
 
 _CAP_IPC_LOCK = 14
+_EVERY_UID = ["0", "0", "4294967295"]
+"""The map of user ids of the first user namespace."""
 
 
 def check_memlock(settings: HostSettings) -> Iterator[Finding]:
@@ -94,6 +96,10 @@ def _soft_limit(pid: int, which: int) -> int | None:
 
 
 def _has_capability(pid: int, number: int) -> bool:
+    """Whether the kernel honours it: in a user namespace of its own a process only seems to."""
+    with open(f"/proc/{pid}/uid_map", encoding="ascii") as file:
+        if file.read().split() != _EVERY_UID:
+            return False
     with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("CapEff:"):

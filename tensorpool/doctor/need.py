@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tensorpool.driver.provisioning import EpochPlan
 from tensorpool.registry import registry_bytes
 from tensorpool.settings import HostSettings, Profile
+from tensorpool.shm.region import region_bytes
 
 _TERMS = 3
 _LOG_METADATA_BYTES = 4096
@@ -72,6 +73,16 @@ def locked_bytes(settings: HostSettings) -> int:
 def epoch_bytes(profile: Profile) -> int:
     """Bytes of one epoch's region files."""
     return EpochPlan(0, 0, profile).total_bytes
+
+
+def huge_pages(settings: HostSettings, page_bytes: int) -> int:
+    """Huge pages that the kept epochs and one more take: each region file has whole ones."""
+    one_epoch = sum(
+        -(-region_bytes(region) // page_bytes)
+        for stream in settings.streams
+        for _, region in EpochPlan(0, 0, settings.profile(stream.profile)).region_layouts()
+    )
+    return (settings.policies.epoch_gc_keep + 1) * one_epoch
 
 
 def log_bytes(channel: str) -> int:

@@ -78,6 +78,12 @@ def test_memlock(tmp_shm: Path) -> None:
     assert doctor(host, "prlimit", "--memlock=1048576", *without("ipc_lock")).status == 0
 
 
+def test_memlock_in_a_user_namespace_where_the_capability_is_none(tmp_shm: Path) -> None:
+    host = examined(tmp_shm, {"policies": {"mlock_shm": True}})
+    inside = ("unshare", "--user", "--map-root-user", "prlimit", "--memlock=4096")
+    assert_found(doctor(host, *inside), "memlock-limit")
+
+
 def test_descriptors(tmp_shm: Path) -> None:
     assert_found(doctor(examined(tmp_shm), "prlimit", "--nofile=50"), "fd-limit")
 

@@ -9,7 +9,7 @@ from tensorpool.config.load import validate
 from tensorpool.doctor.cgroup import memory_limit
 from tensorpool.doctor.examination import examine
 from tensorpool.doctor.finding import Finding
-from tensorpool.doctor.need import epoch_bytes, locked_bytes, log_bytes, need_of
+from tensorpool.doctor.need import epoch_bytes, huge_pages, locked_bytes, log_bytes, need_of
 from tensorpool.doctor.software import is_satisfied
 from tensorpool.doctor.system import is_ipc_removed
 from tensorpool.settings import HostSettings
@@ -35,6 +35,11 @@ def test_regions_of_the_kept_epochs_and_one_more() -> None:
     assert need_of(settings(3)).region_bytes - need_of(settings(2)).region_bytes == 2 * one
     assert need_of(settings(1)).region_bytes > 2 * 2 * one
     assert locked_bytes(settings()) == 2 * 2 * one
+
+
+def test_each_region_takes_whole_huge_pages() -> None:
+    assert huge_pages(settings(2), 2 << 20) == 3 * 2 * 2
+    assert huge_pages(settings(2), 4096) == 3 * 2 * (1 + 9)
 
 
 def test_a_driver_keeps_a_descriptor_for_each_region_of_two_epochs() -> None:
