@@ -3,7 +3,8 @@
 A lock is `flock` on a small file, never POSIX `lockf` (lost when any descriptor of the
 file closes). The children of `tensorpool up` inherit the descriptor, so the lock stays
 held until the last process of the tree is gone, however the parent ended. The file's text
-(the holder's pid) only explains; it decides nothing but how long to wait.
+(the holder's pid and its pid namespace) only explains; it decides nothing but how long to
+wait. The lock itself holds across containers that share the directory.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import errno
 import fcntl
 import os
 import time
+from typing import NamedTuple, Self
 
 from tensorpool.errors import HostError
+from tensorpool.pid_namespace import own_pid_namespace
 
 _RETRY_S = 0.02
 
@@ -25,8 +28,8 @@ class HostLock:
     Args:
         path: the lock file; its directory must exist.
         what: what it guards, for the refusal.
-        wait_s: how long to wait for the processes of a holder that is itself gone. A
-            living holder is not waited for.
+        wait_s: how long to wait for the processes of a holder that is itself gone, or that
+            is of another container and may be. A living holder is not waited for.
 
     Raises:
         HostError: somebody else holds it (the message names the pid), or the file cannot
@@ -80,31 +83,55 @@ def _acquire(path: str, what: str, deadline: float) -> int:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip()
+            holder = Holder.parse(os.pread(fd, 64, 0))
             os.close(fd)
             if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
                 raise HostError(f"{what}: cannot lock {path}: {error.strerror}") from error
-            is_holder_gone = not _is_alive(holder)
-            if is_holder_gone and time.monotonic() < deadline:
+            may_be_gone = holder.is_foreign or not _is_alive(holder.pid)
+            if may_be_gone and time.monotonic() < deadline:
                 time.sleep(_RETRY_S)
                 continue
-            raise HostError(_refusal(path, what, holder, is_holder_gone=is_holder_gone)) from None
+            raise HostError(_refusal(path, what, holder, is_holder_gone=may_be_gone)) from None
         if _is_same_file(path, fd):
             os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(fd, f"{os.getpid()} {own_pid_namespace()}\n".encode(), 0)
             return fd
         os.close(fd)  # The former holder unlinked it between our open and our lock.
 
 
-def _refusal(path: str, what: str, holder: str, *, is_holder_gone: bool) -> str:
+class Holder(NamedTuple):
+    """Who holds a lock, as its file tells: a pid, and the pid namespace that it is of."""
+
+    pid: str
+    pid_namespace: str
+
+    @classmethod
+    def parse(cls, text: bytes) -> Self:
+        """What the lock file says."""
+        pid, _, namespace = text.decode("ascii", "replace").strip().partition(" ")
+        return cls(pid, namespace)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether its pid means nothing here: it is of another container."""
+        return bool(self.pid_namespace) and self.pid_namespace != str(own_pid_namespace())
+
+
+def _refusal(path: str, what: str, holder: Holder, *, is_holder_gone: bool) -> str:
+    if holder.is_foreign:
+        return (
+            f"{what} is in use by a `tensorpool up` of another container (its pid {holder.pid}, "
+            f"pid namespace {holder.pid_namespace}); run one on a node: stop that one first, or "
+            "configure another directory or namespace"
+        )
     if not is_holder_gone:
         return (
-            f"{what} is in use by another `tensorpool up` (pid {holder}); stop that one first, "
+            f"{what} is in use by another `tensorpool up` (pid {holder.pid}); stop that one first, "
             "or configure another directory or namespace"
         )
     pids = ", ".join(map(str, openers(path))) or "unknown"
     return (
-        f"{what} is still in use: its `tensorpool up` (pid {holder or 'unknown'}) is gone, but "
+        f"{what} is still in use: its `tensorpool up` (pid {holder.pid or 'unknown'}) is gone, but "
         f"processes of it are not (pid {pids}); end them, or configure another directory or "
         "namespace"
     )

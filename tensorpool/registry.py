@@ -355,14 +355,21 @@ class RegistryReader:
             return True
         return (info.st_dev, info.st_ino) != self._inode
 
-    def is_writer_alive(self) -> bool:
-        """Whether the driver that wrote this file lives: it holds its lock, and its heart beats."""
+    def is_writer_there(self) -> bool:
+        """Whether the process of the driver that wrote this file exists, even if it is stopped.
+
+        Told by its lock alone, so that it holds in every pid namespace.
+        """
         try:
             fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            return monotonic_ns() - self.heartbeat_ns < HEARTBEAT_STALE_NS
+            return True
         fcntl.flock(self._fd, fcntl.LOCK_UN)
         return False
+
+    def is_writer_alive(self) -> bool:
+        """Whether the driver that wrote this file lives: it holds its lock, and its heart beats."""
+        return self.is_writer_there() and monotonic_ns() - self.heartbeat_ns < HEARTBEAT_STALE_NS
 
     def is_of_this_boot(self) -> bool:
         """Whether its monotonic times mean anything now."""

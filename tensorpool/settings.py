@@ -168,6 +168,11 @@ class MediaDriverSettings:
     threading: Literal["shared", "dedicated", "shared_network"]
     environment: tuple[tuple[str, str], ...]
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether term buffers take memory when written, from the writer, not when made."""
+        return dict(self.environment).get("AERON_TERM_BUFFER_SPARSE_FILE") == "true"
+
 
 @dataclass(frozen=True, slots=True)
 class LauncherSettings:

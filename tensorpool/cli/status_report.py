@@ -18,7 +18,7 @@ import psutil
 
 from tensorpool.clock import NS_PER_MS, monotonic_ns
 from tensorpool.gc_report import read_report
-from tensorpool.launcher.host_file import HostReport, ProcessReport, read_host
+from tensorpool.launcher.host_file import HostReport, ProcessReport, has_own_pids, read_host
 from tensorpool.registry import (
     BumpReason,
     DriverState,
@@ -196,13 +196,14 @@ class StatusReader:
             "metrics": host["metrics"],
         }
         return [
-            self._process(report, lag=report is not launcher)
+            self._process(report, lag=report is not launcher, is_visible=has_own_pids(host))
             for report in (launcher, *host["processes"])
         ]
 
-    def _process(self, report: ProcessReport, *, lag: bool) -> ProcessStatus:
+    def _process(self, report: ProcessReport, *, lag: bool, is_visible: bool) -> ProcessStatus:
         pid, cpu, memory = report["pid"], None, None
-        if pid is not None:
+        # Of another container the number is some other process's here.
+        if pid is not None and is_visible:
             # It may end, or be another user's.
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(pid)

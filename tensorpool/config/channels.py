@@ -14,6 +14,9 @@ _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30}
 _MEDIA = ("aeron:ipc", "aeron:udp")
 _TERM_MIN_BYTES = 64 << 10
 _TERM_MAX_BYTES = 1 << 30
+_DEFAULT_TERM_BYTES = {"aeron:ipc": 64 << 20, "aeron:udp": 16 << 20}
+"""Aeron's own, where a channel names none."""
+_LOG_METADATA_BYTES = 4096
 _MAX_CHARS = 4095
 _BRIDGE = re.compile(r"bridge://[\x21-\x7e]+\Z")
 _EXAMPLE = 'write it like "aeron:ipc?term-length=4m"'
@@ -48,11 +51,27 @@ def check_channel(uri: object) -> str:
     return uri
 
 
+def log_buffer_bytes(channel: str) -> int:
+    """Size of the file behind one publication on `channel`, which `check_channel` accepted.
+
+    Over UDP its subscribers' images have as much again.
+    """
+    medium, _, query = channel.partition("?")
+    parameters = dict(text.partition("=")[::2] for text in query.split("|"))
+    text = parameters.get("term-length")
+    size = _size(text) if text is not None else _DEFAULT_TERM_BYTES[medium]
+    return (3 * size + _LOG_METADATA_BYTES) * (1 if medium == "aeron:ipc" else 2)
+
+
+def _size(text: str) -> int:
+    match = _SIZE.match(text)
+    return int(match[1]) << _SHIFTS[match[2].lower()] if match else 0
+
+
 def _check_term_length(text: str | None) -> None:
     if text is None:
         return
-    match = _SIZE.match(text)
-    size = int(match[1]) << _SHIFTS[match[2].lower()] if match else 0
+    size = _size(text)
     if not _TERM_MIN_BYTES <= size <= _TERM_MAX_BYTES or size & (size - 1):
         raise broken(
             "an Aeron channel's term-length is a power of two from 64k to 1g",

@@ -1,7 +1,7 @@
 """Sizes: what the profiles ask for must fit the file system and an address space."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tensorpool.config.finding import Finding
@@ -19,6 +19,12 @@ def epoch_bytes(profile: ProfileTable) -> int:
         payload_pool_bytes(profile.header_nslots, pool.stride_bytes)
         for pool in profile.payload_pools
     )
+
+
+def region_files_bytes(nslots: int, strides: Iterable[int], page_bytes: int) -> int:
+    """Memory that one epoch's region files take in pages of `page_bytes`."""
+    sizes = [header_ring_bytes(nslots), *(payload_pool_bytes(nslots, size) for size in strides)]
+    return sum(-(-size // page_bytes) * page_bytes for size in sizes)
 
 
 def check_space(config: HostConfig, *, fits_host: bool = True) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
+from tensorpool.cgroup import memory_limits
 from tensorpool.clock import monotonic_ns
 from tensorpool.errors import HostError
 from tensorpool.fault_points import FaultPoint, fault_point
@@ -43,6 +44,7 @@ WORKERS = 4
 
 _FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ZEROS = memoryview(bytes(1 << 20))
+_SPARE_BYTES = 8 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -180,10 +182,12 @@ def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool)
     """Make the epoch's directory and files, whole or not at all.
 
     Raises:
-        NoSpace: the file system lacks the bytes (the message names wanted and free).
+        NoSpace: the file system or the cgroup's memory limit lacks the bytes (the message
+            names wanted and free).
         LockRefused: `mlock` is on and refused.
         HostError: a directory or file cannot be made safely.
     """
+    _require_memory(plan, shm)
     path = paths.epoch_dir(shm.namespace_dir, plan.stream_id, plan.epoch)
     mode = directory_mode(shm.permissions_mode)
     identity = own_identity()
@@ -232,6 +236,23 @@ def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool)
         plan.total_bytes,
         mappings,
     )
+
+
+def _require_memory(plan: EpochPlan, shm: ShmSettings) -> None:
+    """Refuse what the cgroup's limit does not allow: the kernel would kill us in the middle.
+
+    Other processes of the cgroup may take the rest meanwhile; no check can rule that out.
+    """
+    if shm.require_hugepages:
+        return  # A resource of their own; its limit is an error of the call.
+    for limit in memory_limits():
+        if limit.headroom_bytes < plan.total_bytes + _SPARE_BYTES:
+            raise NoSpace(
+                f"stream {plan.stream_id}: epoch {plan.epoch} wants {plan.total_bytes} bytes of "
+                f"memory, and of the limit of {limit.limit_bytes} bytes ({limit.path}) "
+                f"{limit.headroom_bytes} bytes are free, of which {_SPARE_BYTES} are kept for "
+                "the processes; raise the limit, or use smaller pools or fewer kept epochs"
+            )
 
 
 @contextmanager

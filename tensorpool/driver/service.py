@@ -45,6 +45,7 @@ from tensorpool.wire.driver import (
 _log = logging.getLogger(__name__)
 
 _GC_WAIT_NS = 2 * NS_PER_S
+_STARTUP_GC_NS = 5 * NS_PER_S
 _GC_POLL_NS = 10 * NS_PER_MS
 _RETRY_NS = NS_PER_S
 _EXPIRIES_PER_CYCLE = 100
@@ -92,6 +93,11 @@ class LeaseService:
         self._last_epoch = heritage.last_epoch
         self._next_gc_look_ns = 0
         self._reject_log = RateLimit()
+        # What a former driver left is collected before more is made: in a container its pages
+        # count against our own memory limit.
+        self._startup_pass: SpaceWait | None = None
+        if policies.epoch_gc_enabled and policies.epoch_gc_on_startup:
+            self._startup_pass = SpaceWait(registry.request_gc(), monotonic_ns() + _STARTUP_GC_NS)
         self._rules = AttachRules(
             settings, backing_of(settings.shm.base_dir), self.streams, self.leases
         )
@@ -145,12 +151,15 @@ class LeaseService:
         self._next_gc_look_ns = now_ns + _GC_POLL_NS
         count = 0
         report = None
+        startup_pass = self._startup_pass
         for stream in self.streams:
             if stream.space is not None:
                 report = report or read_report(self._settings.shm.namespace_dir)
                 served = report is not None and report.requests_served >= stream.space.request
                 if served or now_ns > stream.space.deadline_ns:
-                    stream.space, stream.has_retried = None, True
+                    # After the pass at the start, space that is short is worth another one.
+                    stream.has_retried = stream.space is not startup_pass
+                    self._startup_pass = stream.space = None
                     self._submit(stream)
                     count += 1
             elif stream.retry_ns and now_ns >= stream.retry_ns and not stream.is_provisioning:
@@ -192,7 +201,10 @@ class LeaseService:
             # An epoch in the making was never visible: it serves this reason as well.
             stream.is_provisioning = True
             stream.has_retried = False
-            self._submit(stream)
+            if self._startup_pass is not None:
+                stream.space = self._startup_pass
+            else:
+                self._submit(stream)
 
     def _submit(self, stream: Stream) -> None:
         self._last_epoch = stream.last_epoch = max(self._last_epoch + 1, time_ns())

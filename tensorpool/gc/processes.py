@@ -16,11 +16,6 @@ _STATE_FIELD = 0
 _START_FIELD = 19
 
 
-def is_alive(pid: int, start_ticks: int) -> bool:
-    """Whether process `pid` lives that started `start_ticks` clock ticks after boot."""
-    return _start_ticks(pid) == start_ticks
-
-
 def is_stamper_alive(pid: int, stamped_ns: int) -> bool:
     """Whether process `pid` lives and already lived at `stamped_ns` (CLOCK_MONOTONIC).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tensorpool.gc.eligibility import RegistryView, StreamEpochs, Unreadable
-from tensorpool.gc.processes import is_alive
 from tensorpool.registry import DriverState, LeaseState, RegistryError, RegistryReader
 
 
@@ -104,7 +103,7 @@ def _read(reader: RegistryReader) -> RegistryView:
     return RegistryView(
         writer,
         # A stopped or stalled driver beats no more, and still makes what it has begun.
-        reader.is_writer_alive() or is_alive(*writer),
+        reader.is_writer_there(),
         reader.is_of_this_boot(),
         is_stopped(reader),
         streams,

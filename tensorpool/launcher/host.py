@@ -25,10 +25,12 @@ from tensorpool.launcher.exits import Exit
 from tensorpool.launcher.exposition import samples
 from tensorpool.launcher.host_file import VERSION, HostFile, HostReport
 from tensorpool.launcher.locks import take_locks
+from tensorpool.launcher.memory import check_memory
 from tensorpool.launcher.processes import DRAIN_ORDER, roles
 from tensorpool.launcher.reload import HostConfiguration, changed_keys, refused_keys
 from tensorpool.launcher.signals import SignalQueue, reap_orphans
 from tensorpool.launcher.systemd import ServiceManager
+from tensorpool.pid_namespace import own_pid_namespace
 
 _REPORT_PERIOD_NS = NS_PER_S
 _HURRY_NS = NS_PER_S
@@ -295,6 +297,7 @@ class Host:
                 extra={"keys": ", ".join(refused)},
             )
             return
+        check_memory(new.settings)
         self._config = new
         logs.set_level(new.settings.log_level)
         for child in self.children:
@@ -349,6 +352,8 @@ class Host:
         return {
             "version": VERSION,
             "pid": os.getpid(),
+            "pid_namespace": own_pid_namespace(),
+            "written_ns": monotonic_ns(),
             "state": self.state.value,
             "ready": self.state is HostState.READY,
             "started_at": self._started_at,
@@ -369,8 +374,10 @@ def run_host(config: HostConfiguration, environ: Mapping[str, str], hooks: HostH
     """Run a host until it is told to stop.
 
     Raises:
+        ConfigError: the cgroup's memory limit is below what the host needs to start.
         HostError: it is refused (a lock, a directory), or see `Host.run`.
     """
+    check_memory(config.settings)
     locks = take_locks(config.settings)
     try:
         with SignalQueue() as signals:

@@ -5,6 +5,8 @@ once a second, removed at the end. Keys, stable:
 
     version         1
     pid             the launcher's
+    pid_namespace   that all pids are of, a container's for example; 0: not known
+    written_ns      when this was written (CLOCK_MONOTONIC)
     state           "starting", "ready", "degraded" (was ready, a child is down) or "draining"
     ready           whether every process serves
     started_at      wall clock, seconds
@@ -32,11 +34,15 @@ import json
 import os
 from typing import TypedDict
 
+from tensorpool.clock import NS_PER_S, monotonic_ns
 from tensorpool.host_lock import is_held
 from tensorpool.launcher.locks import host_file_path, namespace_lock_path
+from tensorpool.pid_namespace import own_pid_namespace
 from tensorpool.settings import ShmSettings
 
 VERSION = 1
+_SILENT_NS = 5 * NS_PER_S
+"""A launcher writes once a second."""
 
 
 class ProcessReport(TypedDict):
@@ -59,6 +65,8 @@ class HostReport(TypedDict):
 
     version: int
     pid: int
+    pid_namespace: int
+    written_ns: int
     state: str
     ready: bool
     started_at: float
@@ -104,7 +112,8 @@ def read_host(shm: ShmSettings) -> HostReport | None:
     """The account of the host that runs on this namespace now, or None if none does.
 
     A launcher that was killed leaves its file behind; whether the host runs is told by its
-    lock, and whether the launcher does by its pid.
+    lock, and whether the launcher does by its pid; where its pid means nothing, in another
+    pid namespace, by how long ago it wrote.
     """
     try:
         with open(host_file_path(shm), encoding="utf-8") as file:
@@ -114,8 +123,16 @@ def read_host(shm: ShmSettings) -> HostReport | None:
         return None
     if not is_readable or not is_held(namespace_lock_path(shm)):
         return None
-    return report if _is_running(report["pid"]) else None
+    return report if _is_running(report) else None
 
 
-def _is_running(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
+def has_own_pids(report: HostReport) -> bool:
+    """Whether its pids are of the numbering that this process sees."""
+    own = own_pid_namespace()
+    return report.get("pid_namespace", own) == own
+
+
+def _is_running(report: HostReport) -> bool:
+    if has_own_pids(report):
+        return os.path.exists(f"/proc/{report['pid']}")
+    return monotonic_ns() - report["written_ns"] < _SILENT_NS

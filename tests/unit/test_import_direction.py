@@ -22,9 +22,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"registry", "gc_report", "agent"}),
     frozenset({"aeron"}),
     frozenset({"child", "config"}),
-    frozenset({"logs", "metrics", "host_lock", "namespace"}),
+    frozenset({"logs", "metrics", "host_lock", "namespace", "cgroup"}),
     frozenset({"settings", "wire", "shm"}),
-    frozenset({"errors", "clock", "version", "fault_points"}),
+    frozenset({"errors", "clock", "version", "fault_points", "pid_namespace"}),
 )
 LEVEL = {part: number for number, row in enumerate(LAYERS) for part in row}
 NO_ROW = "{} has no row in LAYERS: give it one"

@@ -11,6 +11,7 @@ import pytest
 
 from tensorpool.errors import HostError
 from tensorpool.host_lock import HostLock, is_held
+from tensorpool.pid_namespace import own_pid_namespace
 
 _HOLD = """
 import sys
@@ -62,7 +63,7 @@ def test_a_second_holder_is_refused_by_pid_without_waiting_for_a_living_one(
 def test_released_is_free_and_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     lock = HostLock(str(path), "it")
-    assert path.read_text() == f"{os.getpid()}\n"
+    assert path.read_text() == f"{os.getpid()} {own_pid_namespace()}\n"
     lock.release()
     lock.release()
     assert not path.exists()
