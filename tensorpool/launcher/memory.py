@@ -40,6 +40,8 @@ class MemoryNeed:
         first_epochs: one epoch of every static stream.
         kept_epochs: of every static stream the epochs that the GC keeps, and one in the making.
         dynamic_epochs: the same for as many dynamic streams as there can be.
+        hugepages: all of these epochs, if they are on huge pages. Those are a resource with a
+            limit of its own; the three fields above are 0 then.
     """
 
     processes: int
@@ -48,6 +50,7 @@ class MemoryNeed:
     first_epochs: int
     kept_epochs: int
     dynamic_epochs: int
+    hugepages: int
 
     @property
     def to_start(self) -> int:
@@ -75,15 +78,17 @@ def memory_need(settings: HostSettings) -> MemoryNeed:
     policies, shm = settings.policies, settings.shm
 
     def epoch(profile: Profile) -> int:
-        # Huge pages are a resource of their own, with a limit of its own.
-        if shm.require_hugepages:
-            return 0
         strides = [pool.stride_bytes for pool in profile.pools]
         return region_files_bytes(profile.header_nslots, strides, shm.page_size_bytes)
 
     first = sum(epoch(settings.profile(stream.profile)) for stream in settings.streams)
     at_once = policies.epoch_gc_keep + 1
     dynamic = _dynamic_streams(settings)
+    kept = at_once * first
+    dynamic_bytes = (
+        at_once * dynamic * epoch(settings.profile(policies.default_profile)) if dynamic else 0
+    )
+    hugepages = kept + dynamic_bytes if shm.require_hugepages else 0
     own, clients = _term_buffers(settings, len(settings.streams) + dynamic)
     return MemoryNeed(
         processes=(len(roles(settings)) + _OTHER_PROCESSES) * PROCESS_BYTES
@@ -91,11 +96,10 @@ def memory_need(settings: HostSettings) -> MemoryNeed:
         + registry_bytes(policies.max_streams, policies.max_leases),
         own_buffers=own,
         client_buffers=clients,
-        first_epochs=first,
-        kept_epochs=at_once * first,
-        dynamic_epochs=at_once * dynamic * epoch(settings.profile(policies.default_profile))
-        if dynamic
-        else 0,
+        first_epochs=0 if hugepages else first,
+        kept_epochs=0 if hugepages else kept,
+        dynamic_epochs=0 if hugepages else dynamic_bytes,
+        hugepages=hugepages,
     )
 
 
