@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from importlib import import_module
@@ -84,6 +85,9 @@ def run() -> None:
 
     Status 2: wrong usage or configuration; 1: refused or failed at run time.
     """
+    # SIGTERM ends a command as Ctrl-C does, its leases returned. As process 1 of a container,
+    # for which the kernel has no default, it would otherwise not end at all.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except ConfigError as error:
