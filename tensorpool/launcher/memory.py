@@ -15,10 +15,10 @@ from tensorpool.cgroup import MemoryLimit, memory_limits
 from tensorpool.errors import ConfigError
 from tensorpool.settings import HostSettings, PerConsumerStreams, Profile
 
-PROCESS_BYTES = 32 << 20
-"""Private memory of one of our processes, with room: about 20 MiB is measured."""
-_MEDIA_DRIVER_FILES_BYTES = 16 << 20
-"""Aeron's CnC file and its loss report."""
+_PROCESS_BYTES = 32 << 20
+"""Private memory of one of our processes, with room: 8 to 25 MiB are measured."""
+_MEDIA_DRIVER_FILES_BYTES = 48 << 20
+"""Aeron's CnC file, mostly counters, and its loss report: 47 MiB are measured."""
 _OTHER_PROCESSES = 2
 """The launcher itself and multiprocessing's resource tracker."""
 _REMEDY = (
@@ -91,7 +91,7 @@ def memory_need(settings: HostSettings) -> MemoryNeed:
     hugepages = kept + dynamic_bytes if shm.require_hugepages else 0
     own, clients = _term_buffers(settings, len(settings.streams) + dynamic)
     return MemoryNeed(
-        processes=(len(roles(settings)) + _OTHER_PROCESSES) * PROCESS_BYTES
+        processes=(len(roles(settings)) + _OTHER_PROCESSES) * _PROCESS_BYTES
         + _MEDIA_DRIVER_FILES_BYTES
         + registry_bytes(policies.max_streams, policies.max_leases),
         own_buffers=own,
