@@ -7,7 +7,7 @@ TYPED := $(wildcard tensorpool tests bench)
 LINTED := $(wildcard tensorpool tests bench examples stubs docs tools)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test chaos check docs bench lock clean
+.PHONY: help setup up test chaos fuzz check docs bench lock clean
 
 help: ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +25,15 @@ test: setup ## run every test (ARGS="-k attach -x")
 
 chaos: setup ## run the fault tests at their full length (ARGS="-k frozen")
 	@TENSORPOOL_CHAOS_FULL=1 $(BIN)/python -m pytest tests/chaos $(ARGS)
+
+# atheris is no part of the lock: it has wheels for some machines only, and without it the
+# seeded mutants of the test suite are tried for as long.
+TARGET ?= wire
+SECONDS ?= 60
+fuzz: setup ## fuzz one class of input (TARGET=wire|uri|config|registry|... SECONDS=60)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null \
+		|| $(BIN)/python -m pip install -qq -r tests/fuzz/requirements.txt || true
+	@$(BIN)/python -m tests.fuzz $(TARGET) --seconds $(SECONDS) $(ARGS)
 
 check: setup ## lint, format, types, import direction
 	@$(BIN)/ruff check $(LINTED)

@@ -328,8 +328,19 @@ class RegistryReader:
 
     @property
     def state(self) -> DriverState:
-        """What the driver last said of itself; a dead one cannot have said that it died."""
-        return DriverState(load_acquire(self._words, _Word.STATE))
+        """What the driver last said of itself; a dead one cannot have said that it died.
+
+        Raises:
+            RegistryError: it says something that no driver of this release says.
+        """
+        value = load_acquire(self._words, _Word.STATE)
+        try:
+            return DriverState(value)
+        except ValueError:
+            raise RegistryError(
+                f"registry {self._path} is damaged: driver state {value} is unknown; a new driver "
+                "replaces it"
+            ) from None
 
     @property
     def epoch_changes(self) -> int:

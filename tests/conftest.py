@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 pytest_plugins = ["tests.leftovers"]
 
 HERE = Path(__file__).parent
-KINDS = frozenset({"unit", "integration", "conformance", "chaos"})
+KINDS = frozenset({"unit", "integration", "conformance", "chaos", "fuzz"})
 
 # No time is asserted, neither by hypothesis: machines are shared and slow at times.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

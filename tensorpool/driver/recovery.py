@@ -18,6 +18,9 @@ from tensorpool.shm import paths
 
 _log = logging.getLogger(__name__)
 _NS_PER_US = 1000
+_CREDIBLE = 1 << 63
+"""Epochs are wall clock nanoseconds, lease ids began as microseconds: half of 64 bits is three
+centuries away. What lies beyond is damage, and to start above it would leave no number."""
 
 
 @dataclass(slots=True)
@@ -60,7 +63,8 @@ def inherit(shm: ShmSettings, cooldown_ns: int) -> Heritage:
 
 def _take_streams(heritage: Heritage, streams: list[StreamRecord]) -> None:
     for record in streams:
-        _note_epoch(heritage, record.stream_id, record.last_epoch)
+        if record.last_epoch < _CREDIBLE:
+            _note_epoch(heritage, record.stream_id, record.last_epoch)
 
 
 def _take_leases(
@@ -68,6 +72,8 @@ def _take_leases(
 ) -> None:
     now_ns = monotonic_ns()
     for lease in leases:
+        if lease.lease_id >= _CREDIBLE:
+            continue
         heritage.first_lease_id = max(heritage.first_lease_id, lease.lease_id + 1)
         if not is_of_this_boot:
             continue  # its clients died with the machine
@@ -92,6 +98,6 @@ def _epoch_directories(namespace_dir: str) -> list[tuple[int, int]]:
             continue
         for entry in os.scandir(stream.path):
             epoch = paths.parse_decimal_name(entry.name)
-            if epoch is not None and entry.is_dir(follow_symlinks=False):
+            if epoch is not None and epoch < _CREDIBLE and entry.is_dir(follow_symlinks=False):
                 found.append((stream_id, epoch))
     return found

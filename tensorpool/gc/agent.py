@@ -18,7 +18,7 @@ from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.errors import HostError
 from tensorpool.gc.collector import PassReport, run_pass
 from tensorpool.gc.eligibility import Limits, Rule, Unreadable
-from tensorpool.gc.watch import RegistryWatch, is_stopped, state_of
+from tensorpool.gc.watch import RegistryWatch, is_stopped
 from tensorpool.gc_report import GcReport, GcReportWriter, report_path
 from tensorpool.registry import BumpReason, DriverState, RegistryError, RegistryReader
 from tensorpool.settings import HostSettings
@@ -154,7 +154,7 @@ class GcAgent:
         if registry is None or not registry.is_writer_alive():
             return None
         try:
-            return state_of(registry)
+            return registry.state
         except RegistryError:
             return None
 

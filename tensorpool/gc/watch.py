@@ -73,19 +73,7 @@ def is_stopped(reader: RegistryReader) -> bool:
     Raises:
         RegistryError: it says something that no driver of this release says.
     """
-    return state_of(reader) is DriverState.STOPPED
-
-
-def state_of(reader: RegistryReader) -> DriverState:
-    """The driver's state.
-
-    Raises:
-        RegistryError: it says something that no driver of this release says.
-    """
-    try:
-        return reader.state
-    except ValueError as error:
-        raise RegistryError(f"registry is damaged: {error}; a new driver replaces it") from error
+    return reader.state is DriverState.STOPPED
 
 
 def _read(reader: RegistryReader) -> RegistryView:

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TypedDict
+from typing import Any, TypedDict, TypeGuard, get_origin, get_type_hints
 
 from tensorpool.clock import NS_PER_S, monotonic_ns
 from tensorpool.host_lock import is_held
@@ -43,6 +43,9 @@ from tensorpool.settings import ShmSettings
 VERSION = 1
 _SILENT_NS = 5 * NS_PER_S
 """A launcher writes once a second."""
+_MAX_BYTES = 1 << 20
+_MAX_PID = 1 << 22  # the kernel's limit on 64-bit machines
+_ABSENT = object()
 
 
 class ProcessReport(TypedDict):
@@ -116,12 +119,10 @@ def read_host(shm: ShmSettings) -> HostReport | None:
     pid namespace, by how long ago it wrote.
     """
     try:
-        with open(host_file_path(shm), encoding="utf-8") as file:
-            report: HostReport = json.load(file)
-        is_readable = report["version"] == VERSION
-    except (OSError, ValueError, KeyError, TypeError):
+        report = json.loads(_read(host_file_path(shm)))
+    except (OSError, ValueError, RecursionError):
         return None
-    if not is_readable or not is_held(namespace_lock_path(shm)):
+    if not _is_host_report(report) or not is_held(namespace_lock_path(shm)):
         return None
     return report if _is_running(report) else None
 
@@ -136,3 +137,44 @@ def _is_running(report: HostReport) -> bool:
     if has_own_pids(report):
         return os.path.exists(f"/proc/{report['pid']}")
     return monotonic_ns() - report["written_ns"] < _SILENT_NS
+
+
+def _read(path: str) -> bytes:
+    """What stands in the file at `path`; a link is not followed, a FIFO not waited for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        return file.read(_MAX_BYTES)
+
+
+def _is_host_report(value: object) -> TypeGuard[HostReport]:
+    """Whether it is an account of this version, with every key of its type."""
+    return (
+        _has_fields(value, HostReport)
+        and value["version"] == VERSION
+        and _is_pid(value["pid"])
+        and all(
+            _has_fields(process, ProcessReport)
+            and (process["pid"] is None or _is_pid(process["pid"]))
+            for process in value["processes"]
+        )
+    )
+
+
+def _has_fields(value: object, shape: type) -> TypeGuard[dict[str, Any]]:
+    if not isinstance(value, dict):
+        return False
+    return all(
+        isinstance(value.get(name, _ABSENT), _runtime_type(kind))
+        for name, kind in get_type_hints(shape).items()
+    )
+
+
+def _runtime_type(kind: Any) -> Any:
+    """What `isinstance` takes for a field's type; JSON writes a whole float as an int."""
+    if kind is float:
+        return int | float
+    return list if get_origin(kind) is list else kind
+
+
+def _is_pid(number: int) -> bool:
+    return 0 < number <= _MAX_PID

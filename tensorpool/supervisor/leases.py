@@ -37,7 +37,7 @@ class LeaseWatch:
                 for lease in reader.leases()
                 if lease.role == Role.CONSUMER and lease.state in _LIVE
             }
-        except (RegistryError, ValueError):  # none there, or damaged: then it says nothing
+        except RegistryError:  # none there, or damaged: then it says nothing
             return None
 
     def close(self) -> None:

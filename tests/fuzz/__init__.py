@@ -1,0 +1,1 @@
+"""Fuzzing: one target a class of input, run by `make fuzz` and, seeded, by the test suite."""
