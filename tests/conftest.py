@@ -27,6 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             nameless.append(item.nodeid)
     if nameless:
         raise pytest.UsageError(
-            "a conformance test names what it proves; add @pytest.mark.clause('Driver §…') to "
+            "a conformance test names what it proves; add @pytest.mark.clause('Driver §…-1') to "
             + ", ".join(nameless)
         )

@@ -13,9 +13,10 @@ from tensorpool.client import fork
 from tensorpool.client.errors import AttachRejected, LeaseLost, NoDriver, PoolClosed
 from tensorpool.client.keeper import LeaseKeeper
 from tensorpool.client.lease import ClientLease, LeaseStatus
-from tensorpool.client.mapping import MappedEpoch
+from tensorpool.client.mapping import EpochRegions, MappedEpoch
 from tensorpool.client.talk import Talk
 from tensorpool.client.usage import OneUser
+from tensorpool.shm.errors import ShmError
 from tensorpool.shm.paths import canonical_bases
 from tensorpool.wire.driver import PublishMode, Role
 
@@ -146,7 +147,11 @@ class Attachment:
             )
 
     def _refresh(self) -> MappedEpoch | None:
-        """The current mapping after whatever changed; None while there is nothing to map."""
+        """The current mapping after whatever changed; None while there is nothing to map.
+
+        Raises:
+            ShmError: the regions break a rule; they are not mapped, and the lease is dropped.
+        """
         lease = self._lease
         if self._keeper.is_forked:
             raise fork.refuse()
@@ -156,15 +161,24 @@ class Attachment:
             version, regions = lease.version, lease.regions
         if version != self._version:
             self._version = version
-            if regions is None:
-                self._on_unmap()
+            try:
+                self._follow(regions)
+            except ShmError as error:
                 self._mapped = None
-            elif self._mapped is None or self._mapped.epoch != regions.epoch:
-                self._on_unmap()
-                self._mapped = None
-                self._mapped = MappedEpoch(regions, self._bases, writable=self._writable)
-                self._on_map()
+                self._keeper.drop(lease, error)
+                raise
         return self._mapped
+
+    def _follow(self, regions: EpochRegions | None) -> None:
+        mapped = self._mapped
+        if regions is not None and mapped is not None and mapped.epoch == regions.epoch:
+            mapped.check_again()
+            return
+        self._on_unmap()
+        self._mapped = None
+        if regions is not None:
+            self._mapped = MappedEpoch(regions, self._bases, writable=self._writable)
+            self._on_map()
 
     def _on_map(self) -> None:
         """A new epoch was mapped: forget everything about the former one."""

@@ -64,6 +64,8 @@ _ATTACH_TIMEOUT_NS = 2 * NS_PER_S
 _BACKOFF_FIRST_NS = 20 * NS_PER_MS
 _BACKOFF_MAX_NS = NS_PER_S
 _TRIES_PER_INTERVAL = 20
+_KEEPALIVES_PER_LIFE = 3
+_FRESH_PERIODS = 3
 _MAX_PARK_NS = NS_PER_MS
 _POLL_LIMIT = 64
 _ID_TAKEN = "client_id already attached"
@@ -219,6 +221,17 @@ class LeaseKeeper:
                 self._leases.remove(lease)
             lease.talk.on_closed()
 
+    def drop(self, lease: ClientLease, error: TensorPoolError) -> None:
+        """The lease's regions break a rule: give it back and attach again (Driver §4.7a)."""
+        with self._lock, lease.changed:
+            if lease.status is not LeaseStatus.ATTACHED:
+                return
+            if self._client is not None:
+                self._send_detach(lease, monotonic_ns())  # best effort; its answer is ignored
+            lease.regions = None
+            self._retry_later(lease, error)
+            self._emit(PoolEvent("protocol_error", lease.stream_id, lease.lease_id, str(error)))
+
     def close(self) -> None:
         """End the thread and the connection; in a forked child nothing: they are the parent's."""
         if self._is_forked:
@@ -354,10 +367,16 @@ class LeaseKeeper:
             lease.lease_id, lease.stream_id, lease.client_id, lease.role, time_ns()
         )
         if self._channels.control(message) is Offer.SENT:
-            lease.next_action_ns = now_ns + self.settings.policies.lease_keepalive_interval_ns
+            lease.next_action_ns = now_ns + self._keepalive_interval_ns(lease)
             lease.deadline_ns = now_ns + lease.ttl_ns
+            lease.attempts = 0
         else:
             lease.next_action_ns = now_ns + _BACKOFF_FIRST_NS
+
+    def _keepalive_interval_ns(self, lease: ClientLease) -> int:
+        """As configured, but early enough for a lease that the driver granted for less."""
+        configured = self.settings.policies.lease_keepalive_interval_ns
+        return min(configured, lease.ttl_ns // _KEEPALIVES_PER_LIFE)
 
     def _send_detach(self, lease: ClientLease, now_ns: int) -> None:
         self._correlation_id += 1
@@ -451,21 +470,26 @@ class LeaseKeeper:
             response.payload_pools,
         )
         regions.check()
+        if lease.stream_id not in {0, regions.stream_id}:
+            raise wire.MalformedMessage(
+                f"attach to stream {lease.stream_id} answered with stream {regions.stream_id}"
+            )
         now_ns = monotonic_ns()
-        policies = self.settings.policies
-        lease.ttl_ns = (
-            policies.lease_ttl_ns
-            if response.lease_expiry_timestamp_ns is None
-            else max(response.lease_expiry_timestamp_ns - now_ns, NS_PER_MS)
-        )
+        expiry_ns = response.lease_expiry_timestamp_ns
+        if expiry_ns is None:
+            lease.ttl_ns = self.settings.policies.lease_ttl_ns
+        elif expiry_ns > now_ns:
+            lease.ttl_ns = expiry_ns - now_ns
+        else:
+            raise wire.MalformedMessage("attach response OK with a lease that has expired already")
         lease.deadline_ns = now_ns + lease.ttl_ns
-        lease.next_action_ns = now_ns + policies.lease_keepalive_interval_ns
+        lease.next_action_ns = now_ns + self._keepalive_interval_ns(lease)
         lease.lease_id = response.lease_id or 0
         lease.node_id = response.node_id or 0
         lease.stream_id = regions.stream_id
         lease.regions = regions
+        lease.regions_ns = lease.vacant_since_ns = 0
         lease.error = None
-        lease.attempts = 0
         lease.attaches += 1
         lease.status = LeaseStatus.ATTACHED
         lease.bump()
@@ -509,10 +533,28 @@ class LeaseKeeper:
             _log.warning("ShmLeaseRevoked with an unknown reason or role rejected")
             return
         for lease in self._leases:
-            if lease.lease_id == revoked.lease_id and lease.status is LeaseStatus.ATTACHED:
+            if lease.status is not LeaseStatus.ATTACHED or lease.stream_id != revoked.stream_id:
+                continue
+            if (lease.lease_id, lease.role) == (revoked.lease_id, revoked.role):
                 with lease.changed:
                     reason = LeaseRevokeReason(revoked.reason).name
                     self._lose(lease, "lease_revoked", f"{reason}: {revoked.error_message}")
+            elif lease.role is Role.CONSUMER and revoked.role == Role.PRODUCER:
+                self._on_producer_gone(lease, revoked)
+
+    def _on_producer_gone(self, lease: ClientLease, revoked: ShmLeaseRevoked) -> None:
+        """Nothing to read until the next epoch is announced (Driver §4.9).
+
+        The two streams have no common order: a revocation older than the announce that we
+        follow is that of an earlier producer.
+        """
+        if lease.regions is None or revoked.timestamp_ns < lease.regions_ns:
+            return
+        with lease.changed:
+            lease.vacant_epoch, lease.vacant_since_ns = lease.regions.epoch, monotonic_ns()
+            lease.regions = None
+            lease.bump()
+        self._emit(PoolEvent("producer_gone", lease.stream_id, revoked.lease_id))
 
     def _on_shutdown(self, shutdown: ShmDriverShutdown) -> None:
         for lease in self._leases:
@@ -525,23 +567,27 @@ class LeaseKeeper:
                     lease.bump()
 
     def _on_announce(self, announce: ShmPoolAnnounce) -> None:
-        """A newer epoch of a stream that we consume: map that one from now on (Wire §10.1.1)."""
+        """A newer epoch of a stream of ours: map that one from now on (Wire §10.1.1)."""
         if announce.announce_clock_domain not in ClockDomain:
             return
-        now_ns = monotonic_ns()
-        if announce.announce_clock_domain == ClockDomain.MONOTONIC and not self._is_fresh(
-            announce.announce_timestamp_ns, now_ns
-        ):
+        if not self._is_fresh(announce):
             return
         for lease in self._leases:
-            if (
-                lease.stream_id != announce.stream_id
-                or lease.role is not Role.CONSUMER
-                or lease.status is not LeaseStatus.ATTACHED
-                or (lease.regions is not None and announce.epoch <= lease.regions.epoch)
-            ):
+            if lease.stream_id != announce.stream_id or lease.status is not LeaseStatus.ATTACHED:
+                continue
+            if lease.regions is not None and announce.epoch == lease.regions.epoch:
+                with lease.changed:
+                    lease.bump()  # its user looks at the superblocks again (Wire §15.1)
+            if not self._is_news(lease, announce):
+                continue
+            if lease.role is Role.PRODUCER and announce.producer_id != lease.client_id:
+                # A driver that knows nothing of our lease has gone on without us (Driver §4.13).
+                with lease.changed:
+                    self._lose(lease, "lease_lost", f"epoch {announce.epoch} is not ours")
                 continue
             with lease.changed:
+                lease.regions_ns = announce.announce_timestamp_ns
+                lease.vacant_since_ns = 0
                 lease.regions = EpochRegions(
                     announce.stream_id,
                     announce.epoch,
@@ -557,9 +603,25 @@ class LeaseKeeper:
                 PoolEvent("epoch_changed", lease.stream_id, lease.lease_id, f"{announce.epoch}")
             )
 
-    def _is_fresh(self, timestamp_ns: int, now_ns: int) -> bool:
-        window_ns = 3 * self.settings.policies.announce_period_ns
-        return timestamp_ns >= self._joined_ns and now_ns - timestamp_ns <= window_ns
+    def _is_fresh(self, announce: ShmPoolAnnounce) -> bool:
+        """Not too old; the join time counts on the monotonic clock only (Wire §10.1.1)."""
+        window_ns = _FRESH_PERIODS * self.settings.policies.announce_period_ns
+        timestamp_ns = announce.announce_timestamp_ns
+        if announce.announce_clock_domain == ClockDomain.REALTIME_SYNCED:
+            return time_ns() - timestamp_ns <= window_ns
+        return timestamp_ns >= self._joined_ns and monotonic_ns() - timestamp_ns <= window_ns
+
+    def _is_news(self, lease: ClientLease, announce: ShmPoolAnnounce) -> bool:
+        """Whether it names other regions than those that the lease uses."""
+        if lease.regions is not None:
+            return announce.epoch > lease.regions.epoch
+        if announce.epoch > lease.vacant_epoch:
+            return True
+        # A driver that lets an epoch outlive its producer: after the wait that Driver §4.9
+        # recommends, what it goes on announcing is what there is.
+        window_ns = _FRESH_PERIODS * self.settings.policies.announce_period_ns
+        waited_ns = monotonic_ns() - lease.vacant_since_ns
+        return announce.epoch == lease.vacant_epoch and waited_ns > window_ns
 
 
 _IN_A_HURRY = {LeaseStatus.ATTACHING, LeaseStatus.DETACHING}

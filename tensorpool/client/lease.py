@@ -31,7 +31,9 @@ class ClientLease:
 
     Attributes:
         version: grows with every change that the user of the lease must see.
-        regions: what to map now; None while there is no lease.
+        regions: what to map now; None while there is no lease, or no producer any more.
+        regions_ns: the driver's time of the announce that told them, 0 if the attach did.
+        vacant_epoch, vacant_since_ns: the epoch whose producer is gone, and since when.
         error: the driver's last refusal, if it is one that no retry cures by itself.
         talk: what the user says and hears besides.
     """
@@ -45,6 +47,9 @@ class ClientLease:
     status: LeaseStatus = LeaseStatus.BACKOFF
     version: int = 0
     regions: EpochRegions | None = None
+    regions_ns: int = 0
+    vacant_epoch: int = 0
+    vacant_since_ns: int = 0
     error: Exception | None = None
     lease_id: int = 0
     node_id: int = 0

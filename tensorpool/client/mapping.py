@@ -9,9 +9,19 @@ import mmap
 from dataclasses import dataclass
 
 from tensorpool.shm.errors import RegionError
-from tensorpool.shm.layout import HEADER_SLOT_BYTES, LAYOUT_VERSION, is_power_of_two
+from tensorpool.shm.layout import (
+    HEADER_SLOT_BYTES,
+    LAYOUT_VERSION,
+    SUPERBLOCK_BYTES,
+    is_power_of_two,
+)
 from tensorpool.shm.region import map_region
-from tensorpool.shm.superblock import header_ring_layout, payload_pool_layout
+from tensorpool.shm.superblock import (
+    check_superblock,
+    decode_superblock,
+    header_ring_layout,
+    payload_pool_layout,
+)
 from tensorpool.wire.control import PayloadPool
 
 
@@ -89,6 +99,7 @@ class MappedEpoch:
             ),
             writable=writable,
         )
+        self._checked = [(ring, header_ring_layout(*_identity(regions), HEADER_SLOT_BYTES))]
         self.ring = memoryview(ring)
         self.words = self.ring.cast("Q")
         self.pools = sorted(
@@ -114,3 +125,31 @@ class MappedEpoch:
             key=lambda pool: pool.stride_bytes,
         )
         self.pool_by_id = {pool.pool_id: pool for pool in self.pools}
+        self._checked += [
+            (
+                pool.memory,
+                payload_pool_layout(*_identity(regions), pool.pool_id, pool.stride_bytes),
+            )
+            for pool in self.pools
+        ]
+        self._pids = [
+            decode_superblock(memory[:SUPERBLOCK_BYTES]).pid for memory, _ in self._checked
+        ]
+
+    def check_again(self) -> None:
+        """Raises RegionError if the regions are no longer those that were mapped.
+
+        Another pid is another writer (Wire §15.1, §15.14).
+        """
+        for (memory, expected), pid in zip(self._checked, self._pids, strict=True):
+            superblock = decode_superblock(memory[:SUPERBLOCK_BYTES])
+            check_superblock(superblock, expected)
+            if superblock.pid != pid:
+                raise RegionError(
+                    f"stream {self.stream_id}, epoch {self.epoch}: the superblock of process {pid} "
+                    f"is now that of process {superblock.pid}"
+                )
+
+
+def _identity(regions: EpochRegions) -> tuple[int, int, int]:
+    return regions.stream_id, regions.epoch, regions.header_nslots

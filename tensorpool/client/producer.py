@@ -23,6 +23,7 @@ from tensorpool.client.progress import ProgressReport
 from tensorpool.client.sources import as_source, code_of
 from tensorpool.client.tensors import OCTETS, AnyArray, contiguous_header, wire_dtype
 from tensorpool.clock import monotonic_ns
+from tensorpool.shm.errors import ShmError
 from tensorpool.shm.layout import HEADER_SLOT_BYTES, SUPERBLOCK_BYTES, payload_slot_offset
 from tensorpool.shm.seqlock import committed, in_progress, store_release
 from tensorpool.shm.slot import write_body
@@ -400,7 +401,13 @@ class Producer(Attachment):
     def _become_ready(self, timeout_s: float) -> MappedEpoch:
         deadline = monotonic_ns() + int(timeout_s * 1e9)
         while True:
-            mapped = self._refresh()
+            try:
+                mapped = self._refresh()
+            except ShmError:
+                # Fail closed: the lease is dropped, the next one may have better regions.
+                if monotonic_ns() >= deadline:
+                    raise
+                continue
             if mapped is None:
                 self._await_lease(max(deadline - monotonic_ns(), 0) / 1e9)
                 continue

@@ -9,7 +9,14 @@ release orders everything before it, its acquire everything behind it.
 from __future__ import annotations
 
 import platform
+import sys
 import threading
+
+if sys.byteorder != "little":
+    raise ImportError(
+        "tensorpool.shm: this machine is big-endian, shared memory is little-endian (Wire §15.1); "
+        "there is no way to use it here"
+    )
 
 COMMITTED = 1
 

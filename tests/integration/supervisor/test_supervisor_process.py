@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +17,6 @@ from tensorpool.aeron.client import AeronClient, Offer
 from tensorpool.child import NotNeeded, Ready, Reload
 from tensorpool.clock import NS_PER_S
 from tensorpool.config import load, to_settings
-from tensorpool.launcher.child_main import main
 from tensorpool.settings import HostSettings, IdRange, PerConsumerStreams
 from tensorpool.wire.control import (
     ConsumerConfig,
@@ -30,6 +26,7 @@ from tensorpool.wire.control import (
     ResponseCode,
 )
 from tensorpool.wire.driver import Role
+from tests.children import Child, media_driver
 from tests.support import wait_until
 from tests.wire_client import WireClient
 
@@ -40,53 +37,6 @@ IDS = IdRange(31000, 31099)
 CONTROL_IDS = IdRange(32000, 32099)
 
 _spawn = multiprocessing.get_context("spawn")
-
-
-@dataclass
-class Child:
-    """A process of the host, started as the launcher starts it."""
-
-    name: str
-    entry: str
-    settings: HostSettings
-    told: list[Any] = field(default_factory=list)
-
-    def start(self) -> Child:
-        self.link, theirs = _spawn.Pipe()
-        self.process: SpawnProcess = _spawn.Process(
-            target=main, args=(self.name, self.entry, self.settings, theirs, ())
-        )
-        self.process.start()
-        theirs.close()
-        return self
-
-    def await_message(self, kind: type) -> None:
-        def is_told() -> bool:
-            _drain(self.link, self.told)
-            return any(isinstance(message, kind) for message in self.told)
-
-        wait_until(is_told, DEADLINE_S, lambda: f"{kind.__name__} of {self.name}: {self.told}")
-
-    def end(self, number: int = signal.SIGTERM) -> int | None:
-        if self.process.pid is not None and self.process.is_alive():
-            os.kill(self.process.pid, number)
-        self.process.join(DEADLINE_S)
-        self.link.close()
-        return self.process.exitcode
-
-
-def _drain(link: Connection, into: list[Any]) -> None:
-    try:
-        while link.poll():
-            into.append(link.recv())
-    except EOFError:
-        return
-
-
-def media_driver(settings: HostSettings) -> Child:
-    child = Child("media_driver", "tensorpool.aeron.media_driver:run", settings).start()
-    child.await_message(Ready)
-    return child
 
 
 def supervisor(settings: HostSettings) -> Child:
