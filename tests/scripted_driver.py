@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tensorpool import wire
-from tensorpool.aeron.client import AeronClient, Offer
+from tensorpool.aeron.client import AeronClient, Offer, Subscription
 from tensorpool.clock import NS_PER_S, monotonic_ns
 from tensorpool.settings import Endpoint, HostSettings
 from tensorpool.shm.layout import SUPERBLOCK_BYTES, header_slot_offset, payload_slot_offset
@@ -111,12 +111,13 @@ class Regions:
             block, _ = codec.decode_body(memory[:SUPERBLOCK_BYTES], 0)
             memory[:SUPERBLOCK_BYTES] = codec.encode_body(block._replace(**fields))
 
-    def slot(self, seq: int) -> tuple[SlotHeader, TensorHeader]:
+    def slot(self, seq: int) -> SlotHeader:
         """The slot of frame `seq` as it stands in memory."""
         offset = header_slot_offset(seq % NSLOTS)
         raw = self.ring[offset : offset + 256]
+        header: SlotHeader
         header, _ = CONTROL.by_type[SlotHeader].decode_body(raw, 0)
-        return header, wire.decode(header.header_bytes)
+        return header
 
     def payload(self, header: SlotHeader) -> bytes:
         """The payload bytes that a slot refers to."""
@@ -172,9 +173,14 @@ class ScriptedDriver:
             for endpoint in {driver.control, driver.announce, driver.descriptor}
         }
         self._own = {publication.session_id for publication in self._publications.values()}
+        wait_until(self._is_alone, DEADLINE_S, "the sessions of the last case to be gone")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scripted-driver")
         self._thread.start()
+
+    def subscription(self, endpoint: Endpoint) -> Subscription:
+        """Another ear, for the test to poll."""
+        return self._client.subscription(endpoint)
 
     # -- what it says -----------------------------------------------------------------------
 
@@ -257,6 +263,10 @@ class ScriptedDriver:
         return self.await_count(kind, len(self.of(kind)) + count)[-1]
 
     # -- its thread -------------------------------------------------------------------------
+
+    def _is_alone(self) -> bool:
+        self._subscription.poll(lambda *_: None, 100)
+        return self._subscription.session_ids() <= self._own
 
     def _run(self) -> None:
         while not self._stop.wait(0.0005):

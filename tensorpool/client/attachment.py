@@ -136,11 +136,11 @@ class Attachment:
                 return
             if isinstance(lease.error, AttachRejected):
                 raise lease.error
-            if lease.attaches:
+            if lease.attaches or lease.error is not None:
+                why = "" if lease.error is None else f": {lease.error}"
                 raise LeaseLost(
-                    f"stream {lease.stream_id}: the lease was lost and could not be had again "
-                    f"within {timeout_s} s"
-                )
+                    f"stream {lease.stream_id}: no lease could be had within {timeout_s} s{why}"
+                ) from lease.error
             raise NoDriver(
                 f"stream {lease.stream_id}: no driver answered within {timeout_s} s; is "
                 "`tensorpool up` running with the same configuration? (`tensorpool status`)"

@@ -237,7 +237,7 @@ def test_regions_that_stay_refused_are_a_clear_error(
 
 @pytest.mark.clause("Wire §15.1-4")
 def test_a_big_endian_host_is_refused() -> None:
-    code = "import sys; sys.byteorder = 'big'; import tensorpool"
+    code = "import sys; sys.byteorder = 'big'; import tensorpool.shm.seqlock"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "big-endian" in done.stderr
