@@ -126,7 +126,8 @@ class AttachRules:
                 f"stream {request.stream_id} does not exist; configure it under [streams], or "
                 "attach with publishMode EXISTING_OR_CREATE",
             )
-        return self._choose_dynamic_id(request.stream_id, role), None
+        chosen = self._choose_dynamic_id(request.stream_id, role)
+        return chosen, self._streams.get(chosen)
 
     def _choose_dynamic_id(self, wanted: int, role: Role) -> int:
         if not self._policies.allow_dynamic_streams:

@@ -215,8 +215,10 @@ def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool)
             if isinstance(error, OSError):
                 raise _explain(error, plan, shm) from error
             raise
+    # A client verifies what the URI says (Wire §15.22), so it says what is there.
+    is_huge = shm.require_hugepages and backing_of(shm.base_dir).is_hugetlbfs
     uris = {
-        name: str(RegionUri(os.path.join(path, name), shm.require_hugepages))
+        name: str(RegionUri(os.path.join(path, name), is_huge))
         for name, _ in plan.region_layouts()
     }
     return Epoch(

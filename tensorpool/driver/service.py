@@ -397,7 +397,11 @@ class LeaseService:
         if is_attach:
             self._reject(correlation_id, ResponseCode.UNSUPPORTED, text)
         else:
-            self.outbox.send(ShmDetachResponse(correlation_id, ResponseCode.UNSUPPORTED, text))
+            self.outbox.send(
+                ShmDetachResponse(
+                    correlation_id, ResponseCode.UNSUPPORTED, text[:MAX_ERROR_MESSAGE_BYTES]
+                )
+            )
 
     def _reject(
         self,

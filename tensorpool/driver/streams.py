@@ -115,8 +115,14 @@ class StreamTable:
         return self._by_id.get(stream_id)
 
     def free_id(self, ids: IdRange) -> int | None:
-        """The lowest stream id of the range that no stream has; None if all are taken."""
-        return next((stream_id for stream_id in ids if stream_id not in self._by_id), None)
+        """The lowest id of the range that no stream has, else that of an idle dynamic stream."""
+        free = next((stream_id for stream_id in ids if stream_id not in self._by_id), None)
+        if free is not None:
+            return free
+        return next(
+            (s.stream_id for s in self._by_id.values() if self._is_spare(s) and s.stream_id in ids),
+            None,
+        )
 
     @property
     def has_room(self) -> bool:
@@ -150,4 +156,8 @@ class StreamTable:
         self._free_indices.append(stream.index)
 
     def _find_idle_dynamic(self) -> Stream | None:
-        return next((s for s in self._by_id.values() if not s.is_static and s.is_idle), None)
+        return next(filter(self._is_spare, self._by_id.values()), None)
+
+    @staticmethod
+    def _is_spare(stream: Stream) -> bool:
+        return not stream.is_static and stream.is_idle
