@@ -1,4 +1,4 @@
-"""`tensorpool config check|show|memory|schema`: look at a configuration without starting anything."""
+"""`tensorpool config check|show|memory|schema`: look at a configuration, start nothing."""
 
 from __future__ import annotations
 

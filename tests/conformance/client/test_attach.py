@@ -15,6 +15,7 @@ import tensorpool
 from tensorpool import wire
 from tensorpool.aeron.client import AeronClient
 from tensorpool.client import keeper as keeper_module
+from tensorpool.client.audience import Audience
 from tensorpool.client.keeper import LeaseKeeper
 from tensorpool.client.lease import ClientLease
 from tensorpool.clock import monotonic_ns
@@ -164,7 +165,8 @@ def test_back_off_doubles_with_jitter_up_to_a_bound(host: RunningHost) -> None:
     waits: list[list[float]] = []
     for _ in range(20):
         keeper = LeaseKeeper(host.settings, None)
-        lease = ClientLease(STREAM, Role.CONSUMER, 5, has_fixed_id=True, publish_mode=2)
+        talk = Audience(host.settings, lambda: 0)
+        lease = ClientLease(STREAM, Role.PRODUCER, 5, has_fixed_id=True, publish_mode=2, talk=talk)
         waits.append([])
         for _ in range(12):
             before = monotonic_ns()

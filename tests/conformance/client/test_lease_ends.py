@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tensorpool
-from tensorpool import wire
+from tensorpool.aeron.client import Offer
 from tensorpool.clock import NS_PER_MS, monotonic_ns
 from tensorpool.wire.driver import (
     Role,
@@ -69,16 +69,17 @@ def test_the_expiry_time_is_a_hard_deadline(
     """No keepalive goes out: the client itself ends the lease, with no word from the driver."""
     with pool.consumer(STREAM) as view:
         await_mapped(view, driver)
-        offer = pool._keeper._control.offer
+        channels = pool._keeper._channels
+        offer = channels.control
 
-        def refuse(message: Any) -> Any:
-            kind = type(wire.decode(bytes(message)))
-            return None if kind is ShmLeaseKeepalive else offer(message)
+        def refuse(message: Any) -> Offer:
+            is_keepalive = isinstance(message, ShmLeaseKeepalive)
+            return Offer.BACK_PRESSURED if is_keepalive else offer(message)
 
         driver.answers.append(
             lambda r: [driver.ok(r, lease_expiry_timestamp_ns=monotonic_ns() + 60 * NS_PER_MS)]
         )
-        monkeypatch.setattr(pool._keeper._control, "offer", refuse)
+        monkeypatch.setattr(channels, "control", refuse)
         driver.revoke(view.lease_id, Role.CONSUMER)
         wait_until(lambda: happened("lease_expired"), 10, "the deadline to be kept")
         monkeypatch.undo()
