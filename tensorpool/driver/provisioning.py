@@ -218,8 +218,7 @@ def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool)
     # A client verifies what the URI says (Wire §15.22), so it says what is there.
     is_huge = shm.require_hugepages and backing_of(shm.base_dir).is_hugetlbfs
     uris = {
-        name: str(RegionUri(os.path.join(path, name), is_huge))
-        for name, _ in plan.region_layouts()
+        name: str(RegionUri(os.path.join(path, name), is_huge)) for name, _ in plan.region_layouts()
     }
     return Epoch(
         plan.stream_id,

@@ -11,7 +11,7 @@ import pytest
 import tensorpool
 from tensorpool import wire
 from tensorpool.clock import monotonic_ns
-from tensorpool.wire.control import Dtype, FrameDescriptor, MajorOrder
+from tensorpool.wire.control import ConsumerHello, Dtype, FrameDescriptor, MajorOrder, Mode
 from tests.scripted_driver import NSLOTS, STREAM, ScriptedDriver
 from tests.support import wait_until
 
@@ -177,3 +177,13 @@ def test_the_sequence_starts_at_zero_with_each_epoch(
         return seq + 1 if camera.epoch == driver.regions.epoch else None
 
     assert wait_until(seq_in_new_epoch, 10, "the new epoch") == 1
+
+
+@pytest.mark.clause("Wire §5-5")
+def test_a_consumers_wish_for_a_rate_does_not_slow_the_shared_stream(
+    driver: ScriptedDriver, camera: tensorpool.Producer, ear: Ear
+) -> None:
+    driver.send(ConsumerHello(STREAM, 9, 1, 0, Mode.RATE_LIMITED, 1, 1))
+    for _ in range(50):
+        camera.publish(np.zeros(1, np.uint8))
+    assert [descriptor.seq for descriptor in ear(50)] == list(range(50))

@@ -28,7 +28,10 @@ DYNAMIC = 20005
 UNKNOWN = 20777
 
 
-@pytest.mark.clause("Driver §4.2")
+@pytest.mark.clause("Driver §4.2-1", "Driver §4.2-6", "Driver §4.2-7", "Driver §4.2-11")
+@pytest.mark.clause("Driver §4.2-16", "Driver §4.2-19", "Driver §4.2-23", "Driver §3-4")
+@pytest.mark.clause("Driver §3-1", "Driver §4.6-1", "Wire §15.5-1", "Wire §7.1-3", "Wire §7.1-4")
+@pytest.mark.config_key("streams.stream_id", "streams.profile")
 def test_ok_has_every_required_field_and_regions_that_map(client: WireClient) -> None:
     answer = client.attach(STATIC, Role.CONSUMER, 11)
     assert answer.code == ResponseCode.OK
@@ -51,7 +54,8 @@ def test_ok_has_every_required_field_and_regions_that_map(client: WireClient) ->
         map_region(pool.region_uri, bases, expected, writable=False).close()
 
 
-@pytest.mark.clause("Driver §4.2")
+@pytest.mark.clause("Driver §4.2-8", "Driver §4.2-9", "Driver §4.2-12", "Driver §4.2-25")
+@pytest.mark.clause("Driver §4.6-3")
 def test_failure_has_null_sentinels_code_and_diagnostic(client: WireClient) -> None:
     answer = client.attach(STATIC, Role.CONSUMER, 0)
     assert answer.code == ResponseCode.INVALID_PARAMS
@@ -61,7 +65,7 @@ def test_failure_has_null_sentinels_code_and_diagnostic(client: WireClient) -> N
     assert 0 < len(answer.error_message.encode()) <= 1024
 
 
-@pytest.mark.clause("Driver §4.2")
+@pytest.mark.clause("Driver §4.2-2", "Driver §4.2-7")
 def test_desired_node_id(client: WireClient) -> None:
     first = client.attach(STATIC, Role.CONSUMER, 11, desired_node_id=77)
     assert first.node_id == 77
@@ -69,7 +73,7 @@ def test_desired_node_id(client: WireClient) -> None:
     assert (second.code, second.node_id) == (ResponseCode.REJECTED, None)
 
 
-@pytest.mark.clause("Driver §4.3")
+@pytest.mark.clause("Driver §4.2-3", "Driver §4.3-3", "Driver §4.2-13")
 @pytest.mark.parametrize("mode", [None, PublishMode.REQUIRE_EXISTING])
 def test_without_leave_to_create_an_unknown_stream_is_refused(
     client: WireClient, mode: int | None
@@ -79,7 +83,7 @@ def test_without_leave_to_create_an_unknown_stream_is_refused(
     assert client.attach(STATIC, Role.CONSUMER, 11, publish_mode=mode).code == ResponseCode.OK
 
 
-@pytest.mark.clause("Driver §4.3")
+@pytest.mark.clause("Driver §4.3-1", "Driver §4.3-2")
 def test_layout_version(client: WireClient) -> None:
     wrong = client.attach(STATIC, Role.CONSUMER, 11, expected_layout_version=7)
     assert wrong.code == ResponseCode.REJECTED
@@ -87,7 +91,7 @@ def test_layout_version(client: WireClient) -> None:
     assert (right.code, right.layout_version) == (ResponseCode.OK, 1)
 
 
-@pytest.mark.clause("Driver §4.3")
+@pytest.mark.clause("Driver §4.3-4", "Driver §4.3-5")
 def test_hugepages_on_tmpfs_are_rejected(client: WireClient) -> None:
     answer = client.attach(STATIC, Role.CONSUMER, 11, require_hugepages=2)
     assert answer.code == ResponseCode.REJECTED
@@ -95,7 +99,7 @@ def test_hugepages_on_tmpfs_are_rejected(client: WireClient) -> None:
     assert client.attach(STATIC, Role.CONSUMER, 11, require_hugepages=1).code == ResponseCode.OK
 
 
-@pytest.mark.clause("Driver §4.6")
+@pytest.mark.clause("Driver §4.6-2", "Driver §4.6-3", "Driver §4.6-4")
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
@@ -109,7 +113,7 @@ def test_response_codes(client: WireClient, fields: dict[str, Any], code: Respon
     assert client.attach(STATIC, Role.CONSUMER, 11, **fields).code == code
 
 
-@pytest.mark.clause("Driver §4.4a")
+@pytest.mark.clause("Driver §4.4a-3", "Driver §4.6-2")
 def test_newer_schema_version_is_unsupported(client: WireClient) -> None:
     data = bytearray(wire.encode(ShmAttachRequest(4711, STATIC, 11, Role.CONSUMER)))
     data[6:8] = (2).to_bytes(2, "little")
@@ -118,7 +122,7 @@ def test_newer_schema_version_is_unsupported(client: WireClient) -> None:
     assert answer.code == ResponseCode.UNSUPPORTED
 
 
-@pytest.mark.clause("Driver §4.8")
+@pytest.mark.clause("Driver §4.8-4", "Driver §4.8-1")
 def test_client_id_is_unique_among_active_leases(client: WireClient) -> None:
     first = client.attach(STATIC, Role.CONSUMER, 11)
     again = client.attach(STATIC, Role.CONSUMER, 11)
@@ -131,7 +135,7 @@ def test_client_id_is_unique_among_active_leases(client: WireClient) -> None:
     assert third.lease_id != first.lease_id, "lease ids are never reused"
 
 
-@pytest.mark.clause("Driver §5")
+@pytest.mark.clause("Driver §5-1")
 def test_second_producer_is_rejected_consumers_are_not(client: WireClient) -> None:
     assert client.attach(STATIC, Role.PRODUCER, 11).code == ResponseCode.OK
     assert client.attach(STATIC, Role.PRODUCER, 12).code == ResponseCode.REJECTED
@@ -139,7 +143,8 @@ def test_second_producer_is_rejected_consumers_are_not(client: WireClient) -> No
         assert client.attach(STATIC, Role.CONSUMER, client_id).code == ResponseCode.OK
 
 
-@pytest.mark.clause("Driver §11")
+@pytest.mark.clause("Driver §11-1")
+@pytest.mark.config_key("driver.stream_id_range", "policies.allow_dynamic_streams")
 def test_dynamic_streams_only_inside_the_range(client: WireClient) -> None:
     inside = client.attach(DYNAMIC, Role.PRODUCER, 11)
     assert (inside.code, inside.stream_id) == (ResponseCode.OK, DYNAMIC)
@@ -151,7 +156,9 @@ def test_dynamic_streams_only_inside_the_range(client: WireClient) -> None:
     assert chosen.stream_id != DYNAMIC
 
 
-@pytest.mark.clause("Wire §15.21a.3")
+@pytest.mark.clause("Wire §15.21a.3-1", "Wire §15.21a.3-4", "Wire §15.21a.4-1", "Wire §15.10-1")
+@pytest.mark.clause("Driver §15-1")
+@pytest.mark.config_key("shm.base_dir", "shm.permissions_mode")
 def test_canonical_layout_and_exact_modes(client: WireClient) -> None:
     answer = client.attach(STATIC, Role.PRODUCER, 11)
     shm = client.settings.shm
@@ -166,7 +173,7 @@ def test_canonical_layout_and_exact_modes(client: WireClient) -> None:
     assert os.stat(directory).st_mode & 0o022 == 0
 
 
-@pytest.mark.clause("Wire §10.1.1")
+@pytest.mark.clause("Wire §10.1.1-5", "Driver §8-2", "Driver §6-1")
 def test_announce_agrees_with_the_attach_and_names_the_producer(client: WireClient) -> None:
     before = client.announce(STATIC)
     assert before.producer_id == 0
@@ -181,7 +188,7 @@ def test_announce_agrees_with_the_attach_and_names_the_producer(client: WireClie
     assert later.announce_timestamp_ns > announce.announce_timestamp_ns
 
 
-@pytest.mark.clause("Driver §4.2")
+@pytest.mark.clause("Driver §4.8-6")
 def test_a_repeated_request_in_flight_gets_one_answer(client: WireClient) -> None:
     request = ShmAttachRequest(99, STATIC, 11, Role.PRODUCER, publish_mode=2)
     client.send(request)

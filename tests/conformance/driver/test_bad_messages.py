@@ -28,7 +28,7 @@ VALID = [
 ]
 
 
-@pytest.mark.clause("Driver §4.4a")
+@pytest.mark.clause("Driver §4.6-3", "Driver §4.1-1")
 def test_every_truncation_and_many_mutants(client: WireClient) -> None:
     lease = client.attach(STATIC, Role.CONSUMER, 11)
     assert lease.lease_id is not None
@@ -52,7 +52,7 @@ def test_every_truncation_and_many_mutants(client: WireClient) -> None:
     assert client.detach(lease.lease_id, STATIC, 11, Role.CONSUMER).code == ResponseCode.OK
 
 
-@pytest.mark.clause("Driver §4.13")
+@pytest.mark.clause("Driver §4.13-1", "Driver §4.13-3")
 def test_a_wrong_or_empty_token_is_ignored(client: WireClient) -> None:
     for token in (b"", b"wrong", b"x" * 2000):
         client.send(ShmDriverShutdownRequest(1, 0, token))

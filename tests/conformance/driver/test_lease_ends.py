@@ -29,7 +29,7 @@ def _ends(message: object, lease: ShmAttachResponse) -> bool:
     return isinstance(message, ShmLeaseRevoked) and message.lease_id == lease.lease_id
 
 
-@pytest.mark.clause("Driver §6")
+@pytest.mark.clause("Driver §6-1", "Driver §6-4", "Driver §4.9-3", "Driver §8-2")
 def test_every_producer_attach_and_detach_gives_a_higher_epoch(client: WireClient) -> None:
     epoch = client.announce(STATIC).epoch
     for client_id in (11, 12, 13):
@@ -42,7 +42,7 @@ def test_every_producer_attach_and_detach_gives_a_higher_epoch(client: WireClien
         epoch = vacant.epoch
 
 
-@pytest.mark.clause("Driver §6")
+@pytest.mark.clause("Driver §6-1")
 def test_consumers_come_and_go_without_a_new_epoch(client: WireClient) -> None:
     first = client.attach(STATIC, Role.CONSUMER, 11)
     client.detach(lease_of(first), STATIC, 11, Role.CONSUMER)
@@ -52,7 +52,7 @@ def test_consumers_come_and_go_without_a_new_epoch(client: WireClient) -> None:
     assert second.epoch == first.epoch == announce.epoch
 
 
-@pytest.mark.clause("Driver §4.9")
+@pytest.mark.clause("Driver §4.9-1", "Driver §4.9-2", "Driver §4.9-5", "Driver §4.9-15")
 @pytest.mark.parametrize("role", list(Role))
 def test_detach_is_answered_and_revoked_for_all_to_hear(client: WireClient, role: Role) -> None:
     lease_id = lease_of(client.attach(STATIC, role, 11))
@@ -65,7 +65,7 @@ def test_detach_is_answered_and_revoked_for_all_to_hear(client: WireClient, role
     assert client.hears_nothing(ShmLeaseRevoked, lambda m: m.lease_id == lease_id)
 
 
-@pytest.mark.clause("Driver §4.9")
+@pytest.mark.clause("Driver §4.9-1", "Driver §4.9-2")
 @pytest.mark.parametrize(
     "wrong", [{"stream_id": 1}, {"client_id": 1}, {"role": Role.PRODUCER}, {"lease_id": 1}]
 )
@@ -80,7 +80,7 @@ def test_detach_that_does_not_match_changes_nothing(
     assert client.detach(**fields).code == ResponseCode.OK  # type: ignore[arg-type]
 
 
-@pytest.mark.clause("Driver §4.9")
+@pytest.mark.clause("Driver §4.9-12")
 def test_revocation_is_heard_before_the_new_epoch(client: WireClient) -> None:
     """Two streams of Aeron have no common order, so order is judged by the driver's clock."""
     answer = client.attach(STATIC, Role.PRODUCER, 11)
@@ -91,7 +91,10 @@ def test_revocation_is_heard_before_the_new_epoch(client: WireClient) -> None:
     assert revoked.timestamp_ns < announce.announce_timestamp_ns
 
 
-@pytest.mark.clause("Driver §4.4")
+@pytest.mark.clause("Driver §4.4-1", "Driver §4.4-4", "Driver §4.1-1", "Driver §6-3")
+@pytest.mark.clause("Driver §4.7a-2", "Driver §4.7a-3", "Driver §4.9-5")
+@pytest.mark.config_key("policies.lease_keepalive_interval_ms")
+@pytest.mark.config_key("policies.lease_expiry_grace_intervals")
 @pytest.mark.parametrize("role", list(Role))
 def test_silence_ends_a_lease(client: WireClient, role: Role) -> None:
     answer = client.attach(STATIC, role, 11)
@@ -104,7 +107,7 @@ def test_silence_ends_a_lease(client: WireClient, role: Role) -> None:
         assert client.announce(STATIC, above=answer.epoch).producer_id == 0
 
 
-@pytest.mark.clause("Driver §4.4")
+@pytest.mark.clause("Driver §4.4-3")
 def test_keepalives_extend_and_only_matching_ones_do(client: WireClient) -> None:
     kept = client.attach(STATIC, Role.CONSUMER, 11)
     mocked = client.attach(STATIC, Role.CONSUMER, 12)
@@ -121,7 +124,7 @@ def test_keepalives_extend_and_only_matching_ones_do(client: WireClient) -> None
     assert client.detach(lease_of(kept), STATIC, 11, Role.CONSUMER).code == ResponseCode.OK
 
 
-@pytest.mark.clause("Driver §7")
+@pytest.mark.clause("Driver §7-2", "Driver §7-1")
 def test_the_epoch_grows_before_the_next_producer_is_granted(client: WireClient) -> None:
     first = client.attach(STATIC, Role.PRODUCER, 11)
     revocation(client, lease_of(first))
@@ -131,7 +134,7 @@ def test_the_epoch_grows_before_the_next_producer_is_granted(client: WireClient)
     assert second.epoch > first.epoch
 
 
-@pytest.mark.clause("Driver §4.8")
+@pytest.mark.clause("Driver §7-1", "Driver §6-2", "Driver §4.8-4")
 def test_a_killed_client_with_a_fixed_id_comes_back_soon(client: WireClient) -> None:
     """Design §4.12: its session is gone or it missed a keepalive, so its successor is let in."""
     with WireClient(client.settings) as victim:
@@ -146,7 +149,7 @@ def test_a_killed_client_with_a_fixed_id_comes_back_soon(client: WireClient) -> 
     assert interval > 0
 
 
-@pytest.mark.clause("Driver §4.4")
+@pytest.mark.clause("Driver §4.4-3")
 def test_a_keepalive_from_another_session_adopts_the_lease(client: WireClient) -> None:
     with WireClient(client.settings) as first:
         lease_id = lease_of(first.attach(STATIC, Role.CONSUMER, 11))
@@ -158,7 +161,8 @@ def test_a_keepalive_from_another_session_adopts_the_lease(client: WireClient) -
     assert client.detach(lease_id, STATIC, 11, Role.CONSUMER).code == ResponseCode.OK
 
 
-@pytest.mark.clause("Driver §8")
+@pytest.mark.clause("Wire §10.1.1-5")
+@pytest.mark.config_key("policies.announce_period_ms")
 def test_announces_come_at_the_cadence_and_stay_fresh(client: WireClient) -> None:
     period_ns = client.settings.policies.announce_period_ns
     times = [client.announce(STATIC).announce_timestamp_ns for _ in range(4)]

@@ -117,6 +117,7 @@ def test_claim_writes_in_place_and_an_exception_publishes_nothing(host: RunningH
         assert view.next(0) is None
 
 
+@pytest.mark.clause("Wire §15.4-1")
 def test_overwritten_frames_are_late_and_gone(host: RunningHost) -> None:
     """A ring of 8 slots, 20 frames: the last 8 are there, the others are counted."""
     with (

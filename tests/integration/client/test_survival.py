@@ -54,6 +54,7 @@ def stream_of_frames(host: RunningHost) -> Iterator[tuple[tensorpool.Producer, t
             thread.join()
 
 
+@pytest.mark.clause("Driver §10-1", "Driver §4.13-8")
 @pytest.mark.parametrize("victim", ["driver", "gc", "supervisor", "media_driver"])
 def test_kill(host: RunningHost, victim: str) -> None:
     with (

@@ -43,6 +43,8 @@ def plan(epoch: int = 5, profile: Profile = PROFILE) -> EpochPlan:
     return EpochPlan(STREAM, epoch, profile)
 
 
+@pytest.mark.clause("Wire §15.10-1", "Wire §15.21a.6-1")
+@pytest.mark.config_key("shm.permissions_mode")
 @pytest.mark.parametrize("umask", [0, 0o077])
 @pytest.mark.parametrize("mode", [0o660, 0o640, 0o600])
 def test_modes_are_exact_whatever_the_umask(tmp_shm: Path, mode: int, umask: int) -> None:
@@ -72,6 +74,7 @@ def test_space_is_reserved_before_it_is_promised(shm: ShmSettings) -> None:
         assert info.st_blocks * 512 >= info.st_size, "sparse: a later write could be a SIGBUS"
 
 
+@pytest.mark.config_key("policies.prefault_shm")
 @pytest.mark.parametrize("prefault", [False, True])
 def test_prefault_makes_every_page_present(shm: ShmSettings, *, prefault: bool) -> None:
     epoch = provision(plan(), shm, prefault=prefault, mlock=False)
@@ -91,6 +94,7 @@ def test_prefault_makes_every_page_present(shm: ShmSettings, *, prefault: bool) 
     assert all(flag & 1 for flag in present[1:]) == prefault
 
 
+@pytest.mark.clause("Driver §3-5")
 def test_superblocks_and_activity(shm: ShmSettings) -> None:
     epoch = provision(plan(), shm, prefault=False, mlock=False)
     ring = Path(epoch.directory, "header.ring")
@@ -129,6 +133,7 @@ def test_an_epoch_is_never_made_twice(shm: ShmSettings) -> None:
     assert os.listdir(f"{shm.namespace_dir}/{STREAM}") == ["5"]
 
 
+@pytest.mark.clause("Driver §9-1")
 @pytest.mark.parametrize("where", ["stream", "namespace"])
 def test_a_planted_symlink_is_refused(tmp_shm: Path, where: str) -> None:
     settings = shm_settings(tmp_shm)
@@ -146,6 +151,7 @@ def test_a_planted_symlink_is_refused(tmp_shm: Path, where: str) -> None:
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.clause("Driver §9-1")
 def test_a_directory_that_others_may_write_is_refused(shm: ShmSettings) -> None:
     stream = Path(shm.namespace_dir, str(STREAM))
     stream.mkdir()
@@ -191,6 +197,8 @@ except LockRefused as error:
 """
 
 
+@pytest.mark.clause("Driver §17-6")
+@pytest.mark.config_key("policies.mlock_shm")
 def test_mlock_refused_names_limit_and_remedy(tmp_shm: Path) -> None:
     run = subprocess.run(
         ["setpriv", "--bounding-set=-ipc_lock", sys.executable, "-c", _MLOCK, str(tmp_shm)],
@@ -204,6 +212,7 @@ def test_mlock_refused_names_limit_and_remedy(tmp_shm: Path) -> None:
     assert "LimitMEMLOCK" in run.stdout
 
 
+@pytest.mark.config_key("policies.mlock_shm")
 def test_mlock_locks(shm: ShmSettings) -> None:
     epoch = provision(plan(), shm, prefault=True, mlock=True)
     status = Path("/proc/self/status").read_text(encoding="ascii")

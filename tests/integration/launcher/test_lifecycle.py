@@ -51,6 +51,7 @@ def test_no_supervisor_table_no_supervisor(tmp_shm: Path) -> None:
         assert names == ["media_driver", "driver", "gc"]
 
 
+@pytest.mark.clause("Driver §2.1-1")
 def test_a_second_one_is_refused_by_pid_and_harms_nothing(host: RunningHost) -> None:
     before = host.report()
     second = host.command("up")

@@ -4,6 +4,8 @@ import signal
 import socket
 from pathlib import Path
 
+import pytest
+
 from tensorpool import wire
 from tensorpool.aeron.client import AeronClient
 from tensorpool.wire.driver import ShmDriverShutdownRequest, ShutdownReason
@@ -101,6 +103,7 @@ def test_the_service_manager_is_told(tmp_shm: Path) -> None:
             host.close()
 
 
+@pytest.mark.clause("Driver §4.13-2")
 def test_an_authorised_peer_stops_the_whole_host(tmp_shm: Path) -> None:
     host = RunningHost(tmp_shm, {"policies": {"shutdown_token": "sesame"}})
     host.start()
@@ -118,6 +121,7 @@ def test_an_authorised_peer_stops_the_whole_host(tmp_shm: Path) -> None:
         host.close()
 
 
+@pytest.mark.clause("Driver §4.13-3")
 def test_a_wrong_token_stops_nothing(tmp_shm: Path) -> None:
     with running_host(tmp_shm, {"policies": {"shutdown_token": "sesame"}}) as host:
         request = ShmDriverShutdownRequest(1, ShutdownReason.ADMIN, b"guess", "test")

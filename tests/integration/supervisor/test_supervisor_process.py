@@ -191,6 +191,7 @@ def granted(configs: dict[int, ConsumerConfig]) -> list[int]:
     return [c.descriptor_stream_id for c in configs.values() if c.descriptor_stream_id]
 
 
+@pytest.mark.clause("Driver §11-3", "Driver §11-5", "Wire §10.1.3-6")
 def test_three_hundred_consumers_on_a_hundred_ids(settings: HostSettings, running: Child) -> None:
     with Consumers(settings) as consumers:
         for consumer_id in range(1, 301):

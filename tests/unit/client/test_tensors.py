@@ -78,7 +78,7 @@ def test_padded_rows_are_accepted() -> None:
         {"progress_unit": 7, "progress_stride_bytes": 16},
     ],
 )
-@pytest.mark.clause("Wire §8.2")
+@pytest.mark.clause("Wire §8.2-7", "Wire §8.2-11", "Wire §8.2-12", "Wire §15.8-1")
 def test_broken_headers_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(TensorError):
         layout_of(header(**changes), 1000)
@@ -89,5 +89,6 @@ def test_tensor_longer_than_its_values_is_refused() -> None:
         layout_of(header(), 39)
 
 
+@pytest.mark.clause("Wire §8.2-4")
 def test_true_progress_stride_is_accepted() -> None:
     layout_of(header(progress_unit=ProgressUnit.ROWS, progress_stride_bytes=16), 40)

@@ -59,6 +59,7 @@ def test_the_file_that_is_printed_loads(printed: Document) -> None:
     assert validate(printed, {}).config.streams["cam1"].stream_id == 10000
 
 
+@pytest.mark.clause("Driver §4.4-6")
 def test_it_holds_every_key_of_the_models(printed: Document) -> None:
     for key in keys(HostConfig, printed):
         assert key.path[-1] in at(printed, key.path[:-1]), key.path
@@ -118,6 +119,7 @@ def test_the_tables_name_every_variable() -> None:
     assert "`STREAMS_<NAME>_STREAM_ID`" in rows
 
 
+@pytest.mark.clause("Driver §4.4-6")
 def test_every_key_is_described() -> None:
     for key in keys(HostConfig, {"profiles": {"a": {}}, "streams": {"a": {}}}):
         assert key.field.description, key.path

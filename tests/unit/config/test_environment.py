@@ -37,6 +37,7 @@ def test_every_variable_stands_for_one_key() -> None:
     assert owners["AERON_DIR"].path == ("driver", "aeron_dir")
 
 
+@pytest.mark.clause("Driver §17-2")
 def test_names_are_table_and_key_in_upper_case() -> None:
     special = {("driver", "aeron_dir"), ("logging", "level")}
     for key in static_keys():
@@ -89,6 +90,7 @@ WITH = {
 }
 
 
+@pytest.mark.clause("Driver §17-3")
 @pytest.mark.parametrize("key", static_keys(), ids=lambda key: ".".join(key.path))
 def test_each_variable_overrides_the_file(key: Key) -> None:
     table, name = ".".join(key.path[:-1]), key.path[-1]

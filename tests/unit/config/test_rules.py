@@ -21,6 +21,7 @@ def only_fault_of(text: str) -> Fault:
     return caught.value.faults[0]
 
 
+@pytest.mark.clause("Driver §17-4")
 def test_a_profile_is_needed() -> None:
     fault = only_fault_of('[driver]\nstream_id_range = "1-5"\n' + DYNAMIC)
     assert fault.where == "profiles"
@@ -28,6 +29,7 @@ def test_a_profile_is_needed() -> None:
     assert "[profiles.default]" in fault.remedy
 
 
+@pytest.mark.clause("Driver §17-5")
 def test_a_stream_is_needed_while_streams_are_static() -> None:
     fault = only_fault_of(f"[profiles.a]\n{POOL}")
     assert fault.where == "streams"
@@ -35,6 +37,7 @@ def test_a_stream_is_needed_while_streams_are_static() -> None:
     assert "[streams.cam1]" in fault.remedy
 
 
+@pytest.mark.clause("Driver §11-2")
 def test_dynamic_streams_need_their_range() -> None:
     fault = only_fault(DYNAMIC)
     assert fault.where == "driver.stream_id_range"
@@ -89,6 +92,7 @@ def test_the_registry_holds_every_static_stream() -> None:
     assert fault.remedy == "write 2 or more"
 
 
+@pytest.mark.clause("Driver §11-6", "Driver §11-7")
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -114,6 +118,7 @@ def test_adjacent_ranges_are_fine() -> None:
     )
 
 
+@pytest.mark.clause("Driver §11-6")
 @pytest.mark.parametrize(
     "name", ["stream_id_range", "descriptor_stream_id_range", "control_stream_id_range"]
 )
@@ -134,6 +139,7 @@ def test_no_range_holds_an_endpoint_of_the_supervisor(endpoint: str) -> None:
     assert "driver.stream_id_range" in fault.rule
 
 
+@pytest.mark.clause("Driver §11-6")
 @pytest.mark.parametrize(
     "name", ["stream_id_range", "descriptor_stream_id_range", "control_stream_id_range"]
 )
@@ -229,6 +235,7 @@ def test_a_leases_life_fits_its_deadline() -> None:
     assert fault.remedy == "write 734 or less, or lower the interval"
 
 
+@pytest.mark.config_key("shm.allowed_base_dirs")
 def test_base_dir_is_allowed() -> None:
     fault = only_fault('[shm]\nbase_dir = "/dev/shm/a"\nallowed_base_dirs = ["/dev/shm/ab"]')
     assert (fault.where, fault.value) == ("shm.allowed_base_dirs", '["/dev/shm/ab"]')

@@ -21,6 +21,7 @@ def settings(text: str = "") -> HostSettings:
     return to_settings(accepted(text).config)
 
 
+@pytest.mark.clause("Driver §17-1", "Driver §4.4-5", "Wire §15.11-1")
 def test_the_defaults_of_the_specification() -> None:
     config = accepted().config
     driver, shm, policies = config.driver, config.shm, config.policies
@@ -62,10 +63,12 @@ def test_the_minimum_age_follows_the_announce_period() -> None:
     assert settings("[policies]\nannounce_period_ms = 50").policies.epoch_gc_min_age_ns == 150 * MS
 
 
+@pytest.mark.config_key("shm.allowed_base_dirs")
 def test_the_allowed_directories_follow_the_base() -> None:
     assert settings('[shm]\nbase_dir = "/dev/shm/x"').shm.allowed_base_dirs == ("/dev/shm/x",)
 
 
+@pytest.mark.config_key("policies.default_profile")
 def test_the_default_profile_is_the_first() -> None:
     pools = "payload_pools = [{ pool_id = 1, stride_bytes = 64 }]"
     assert settings(f"[profiles.aaa]\n{pools}").policies.default_profile == "camera"
@@ -169,6 +172,7 @@ def test_the_rest_is_passed_on() -> None:
     assert dict(host.metrics.ports)["driver"] == 9464
 
 
+@pytest.mark.clause("Wire §15.21a.3-2", "Driver §15-1")
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -132,6 +132,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.clause("Driver §11-7")
 @pytest.mark.parametrize(("table", "key", "value", "rule", "remedy"), BROKEN)
 def test_a_wrong_value_is_told_with_its_rule_and_remedy(
     table: str, key: str, value: str, rule: str, remedy: str
@@ -252,6 +253,8 @@ def test_a_stream_needs_both_keys(key: str) -> None:
     assert fault.remedy.startswith(f"add {key} = ")
 
 
+@pytest.mark.clause("Driver §17-4", "Driver §4.3-7")
+@pytest.mark.config_key("profiles.payload_pools")
 def test_a_profile_needs_pools() -> None:
     fault = only_fault("[profiles.empty]\nheader_nslots = 64")
     assert fault.where == "profiles.empty.payload_pools"

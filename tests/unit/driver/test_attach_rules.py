@@ -106,6 +106,7 @@ def test_no_dynamic_streams_when_the_policy_forbids_them() -> None:
     assert "allow_dynamic_streams" in rejection.message
 
 
+@pytest.mark.clause("Driver §11-2", "Driver §4.6-3")
 def test_no_range_is_invalid_params() -> None:
     bench = Bench()
     bench.settings = replace(
@@ -144,12 +145,14 @@ def test_second_producer_is_rejected_and_the_first_is_named() -> None:
     assert "client 42" in rejection.message
 
 
+@pytest.mark.clause("Driver §5-1")
 def test_a_pending_producer_excludes_another() -> None:
     bench = Bench()
     bench.occupy(42, Role.PRODUCER, granted=False)
     assert bench.refuse(request(role=Role.PRODUCER)).code == ResponseCode.REJECTED
 
 
+@pytest.mark.clause("Driver §4.8-4")
 def test_client_id_in_use_has_the_text_that_clients_look_for() -> None:
     bench = Bench()
     bench.occupy(77)
@@ -193,12 +196,15 @@ def test_full_lease_table_names_the_key() -> None:
     assert "policies.max_leases" in bench.refuse(request()).message
 
 
+@pytest.mark.clause("Driver §4.3-5")
 def test_standard_pages_refused_on_hugetlbfs() -> None:
     bench = Bench(huge=True)
     rejection = bench.refuse(request(require_hugepages=HugepagesPolicy.STANDARD))
     assert rejection.code == ResponseCode.REJECTED
 
 
+@pytest.mark.clause("Driver §4.3-4")
+@pytest.mark.config_key("shm.page_size_bytes")
 def test_huge_pages_of_another_size_refused() -> None:
     bench = Bench(huge=True)
     rejection = bench.refuse(request(require_hugepages=HugepagesPolicy.HUGEPAGES))

@@ -117,6 +117,7 @@ TestLeaseMachine = LeaseMachine.TestCase
 TestLeaseMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
+@pytest.mark.config_key("policies.node_id_reuse_cooldown_ms")
 def test_node_id_cooldown_is_enforced() -> None:
     node_ids = NodeIds(COOLDOWN_NS)
     node_ids.take(7)

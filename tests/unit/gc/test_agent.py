@@ -80,6 +80,7 @@ def test_a_stream_s_first_epoch_is_no_reason_for_a_pass(agent: GcAgent, world: W
     assert world.names() == {"4", "5"}
 
 
+@pytest.mark.config_key("policies.epoch_gc_on_startup")
 def test_at_the_start_if_configured(tmp_shm: Path) -> None:
     world = World(tmp_shm, on_startup=True)
     for epoch in (1, 2, 3):

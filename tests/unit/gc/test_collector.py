@@ -53,6 +53,8 @@ def rule_of(report: PassReport, name: str) -> Rule:
 # -- what goes and what stays -------------------------------------------------------------
 
 
+@pytest.mark.clause("Wire §15.21a.7-1")
+@pytest.mark.config_key("policies.epoch_gc_keep")
 def test_superseded_epochs_go_and_their_bytes_are_counted(world: World) -> None:
     report = collect(world)
     assert world.names() == {"3", "4"}
@@ -108,6 +110,7 @@ def test_a_driver_state_of_no_known_release_counts_as_unreadable(world: World) -
     assert world.names() == {"1", "2", "3", "4"}
 
 
+@pytest.mark.config_key("policies.epoch_gc_enabled")
 def test_disabled_deletes_nothing(tmp_shm: Path) -> None:
     world = World(tmp_shm, enabled=False)
     world.start_driver(DriverState.STOPPED)
@@ -117,6 +120,8 @@ def test_disabled_deletes_nothing(tmp_shm: Path) -> None:
     assert world.names() == {"1", ".doomed-2"}
 
 
+@pytest.mark.clause("Wire §15.21a.7-1")
+@pytest.mark.config_key("policies.epoch_gc_min_age_ns")
 def test_young_epochs_stay_until_their_age_has_passed(tmp_shm: Path) -> None:
     world = World(tmp_shm, min_age_ns=3600 * SECOND_NS, keep=1)
     world.start_driver()
@@ -130,6 +135,7 @@ def test_young_epochs_stay_until_their_age_has_passed(tmp_shm: Path) -> None:
     assert world.names() == {"1", "2"}
 
 
+@pytest.mark.clause("Wire §15.21a.7-1")
 def test_a_stamp_of_another_process_keeps_an_epoch_while_that_lives(world: World) -> None:
     with other_process() as process:
         world.make_epoch(0, pid=process.pid)

@@ -49,6 +49,7 @@ def leave_child(path: Path, seconds: float) -> int:
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
+@pytest.mark.clause("Driver §2.1-1")
 def test_a_second_holder_is_refused_by_pid_without_waiting_for_a_living_one(
     tmp_path: Path,
 ) -> None:

@@ -78,6 +78,8 @@ def test_writable_descriptor(allowed: Path) -> None:
     assert (allowed / "plain").read_bytes() == b"Inside"
 
 
+@pytest.mark.clause("Wire §15.21a.5-4")
+@pytest.mark.config_key("shm.allowed_base_dirs")
 def test_any_of_several_bases(shm_dir: Path, allowed: Path) -> None:
     other = shm_dir / "other"
     assert contents(allowed / "plain", other, allowed) == b"inside"
@@ -88,6 +90,7 @@ def test_no_base_allows_nothing(allowed: Path) -> None:
     refused(allowed / "plain", because="outside the allowed base")
 
 
+@pytest.mark.clause("Wire §15.21a.5-1")
 @pytest.mark.parametrize("path", ["", "plain", "./plain", "../allowed/plain", "~/plain"])
 def test_relative(allowed: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(allowed)
@@ -103,6 +106,7 @@ def test_missing(allowed: Path) -> None:
     refused(allowed / "plain" / "below", allowed, because="Not a directory")
 
 
+@pytest.mark.clause("Wire §15.21a.5-2")
 def test_dots_that_stay_inside_and_dots_that_leave(shm_dir: Path, allowed: Path) -> None:
     (allowed / "deep").mkdir()
     assert contents(f"{allowed}/deep/../plain", allowed) == b"inside"
@@ -110,6 +114,7 @@ def test_dots_that_stay_inside_and_dots_that_leave(shm_dir: Path, allowed: Path)
     refused(f"{allowed}/deep/../../outside", allowed, because=f"leads to '{shm_dir}/outside'")
 
 
+@pytest.mark.clause("Wire §15.21a.5-4")
 def test_symlinks_that_stay_inside_and_symlinks_that_leave(shm_dir: Path, allowed: Path) -> None:
     (allowed / "in").symlink_to(allowed / "plain")
     (allowed / "out").symlink_to(shm_dir / "outside")
@@ -125,6 +130,7 @@ def test_symlink_loop(allowed: Path) -> None:
     refused(allowed / "loop", allowed, because="no regular file")
 
 
+@pytest.mark.clause("Wire §15.21a.5-3")
 def test_a_base_may_be_a_symlink(shm_dir: Path, allowed: Path) -> None:
     alias = shm_dir / "alias"
     alias.symlink_to(allowed)
@@ -138,6 +144,7 @@ def test_a_name_that_begins_like_the_base_is_outside(shm_dir: Path, allowed: Pat
     refused(shm_dir / "allowed-not" / "file", allowed, because="outside the allowed base")
 
 
+@pytest.mark.clause("Wire §15.21a.5-4")
 @pytest.mark.parametrize(
     ("path", "bases", "contained"),
     [
@@ -159,6 +166,7 @@ def bind_socket(path: Path) -> None:
         server.bind(str(path))
 
 
+@pytest.mark.clause("Wire §15.21a.5-5")
 @pytest.mark.parametrize("writable", [False, True], ids=["reading", "writing"])
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, bind_socket])
 def test_no_regular_file(allowed: Path, make: Callable[[Path], None], writable: bool) -> None:
@@ -166,6 +174,7 @@ def test_no_regular_file(allowed: Path, make: Callable[[Path], None], writable: 
     refused(allowed / "odd", allowed, because="no regular file", writable=writable)
 
 
+@pytest.mark.clause("Wire §15.21a.5-5")
 @pytest.mark.parametrize("device", ["/dev/null", "/dev/zero"])
 def test_device(device: str) -> None:
     refused(device, Path("/dev"), because="no regular file", writable=True)
@@ -208,18 +217,21 @@ def just_before_open(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], 
 type Arrange = Callable[[Callable[[], object]], None]
 
 
+@pytest.mark.clause("Wire §15.21a.5-6")
 def test_swapped_for_another_file(allowed: Path, just_before_open: Arrange) -> None:
     (allowed / "other").write_bytes(b"other")
     just_before_open(lambda: (allowed / "other").replace(allowed / "plain"))
     refused(allowed / "plain", allowed, because="swapped while it was opened")
 
 
+@pytest.mark.clause("Wire §15.21a.5-6")
 def test_swapped_for_a_symlink(shm_dir: Path, allowed: Path, just_before_open: Arrange) -> None:
     (allowed / "link").symlink_to(shm_dir / "outside")
     just_before_open(lambda: (allowed / "link").replace(allowed / "plain"))
     refused(allowed / "plain", allowed, because="symbolic links")
 
 
+@pytest.mark.clause("Wire §15.21a.5-6")
 @pytest.mark.parametrize("writable", [False, True], ids=["reading", "writing"])
 def test_swapped_for_a_fifo(allowed: Path, just_before_open: Arrange, writable: bool) -> None:
     os.mkfifo(allowed / "fifo")
@@ -227,6 +239,7 @@ def test_swapped_for_a_fifo(allowed: Path, just_before_open: Arrange, writable: 
     refused(allowed / "plain", allowed, because="no regular file", writable=writable)
 
 
+@pytest.mark.clause("Wire §15.21a.5-6")
 def test_directory_swapped_for_a_symlink_to_another_name_of_the_file(
     shm_dir: Path, allowed: Path, just_before_open: Arrange
 ) -> None:

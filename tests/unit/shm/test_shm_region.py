@@ -77,6 +77,7 @@ def test_a_longer_file_is_mapped_as_far_as_announced(shm_dir: Path) -> None:
         assert len(mapping) == region_bytes(POOL)
 
 
+@pytest.mark.clause("Wire §15.22-5")
 @pytest.mark.parametrize("layout", [RING, POOL], ids=["ring", "pool"])
 @pytest.mark.parametrize("missing", [1, 4096])
 def test_short_file(shm_dir: Path, layout: RegionLayout, missing: int) -> None:
@@ -94,6 +95,7 @@ def test_announced_sizes_beyond_any_memory(shm_dir: Path) -> None:
     refused(create(shm_dir, POOL), shm_dir, huge, "the announced layout has 9223371899415822400")
 
 
+@pytest.mark.clause("Wire §15.22-3")
 @pytest.mark.parametrize("stride", [0, 1, 63, 65, 100, 127])
 def test_stride_that_is_no_multiple_of_64(shm_dir: Path, stride: int) -> None:
     layout = POOL._replace(stride_bytes=stride)
@@ -115,6 +117,7 @@ def test_header_slots_of_another_size(shm_dir: Path, slot_bytes: int) -> None:
     refused(create(shm_dir, layout), shm_dir, layout, f"header slots of {slot_bytes} bytes")
 
 
+@pytest.mark.clause("Wire §15.1-1", "Wire §7.1-1")
 @pytest.mark.parametrize(
     "field", ["layout_version", "epoch", "stream_id", "pool_id", "stride_bytes"]
 )
@@ -129,6 +132,7 @@ def test_no_superblock(shm_dir: Path) -> None:
     refused(uri, shm_dir, POOL, "region magic 0x0000000000000000")
 
 
+@pytest.mark.clause("Wire §15.22-2")
 def test_hugepages_demanded_where_there_are_none(shm_dir: Path) -> None:
     uri = create(shm_dir, POOL)
     refused(f"{uri}|require_hugepages=true", shm_dir, POOL, "not on hugetlbfs")
@@ -136,6 +140,7 @@ def test_hugepages_demanded_where_there_are_none(shm_dir: Path) -> None:
     map_region(f"{uri}|require_hugepages=false", bases, POOL, writable=False).close()
 
 
+@pytest.mark.clause("Wire §15.21a.5-7", "Wire §15.22-5")
 def test_containment_and_uri_errors_come_through(shm_dir: Path, tmp_path: Path) -> None:
     uri = create(shm_dir, POOL)
     with pytest.raises(ContainmentError):

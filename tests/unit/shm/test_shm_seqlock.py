@@ -65,6 +65,7 @@ def read_frame(words: memoryview) -> tuple[int, list[int]] | None:
     return before >> 1, frame
 
 
+@pytest.mark.clause("Wire §8.3-3", "Wire §8.3-4", "Wire §8.2-6")
 def test_two_processes_never_exchange_a_torn_frame(shm_dir: Path) -> None:
     path = shm_dir / "slot"
     path.write_bytes(bytes(8 * WORDS))

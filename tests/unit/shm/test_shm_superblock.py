@@ -38,6 +38,7 @@ def test_what_was_written_passes(expected: RegionLayout) -> None:
     )
 
 
+@pytest.mark.clause("Wire §15.1-1", "Wire §7.1-1")
 @pytest.mark.parametrize("field", RegionLayout._fields)
 @pytest.mark.parametrize("expected", [RING, POOL], ids=["ring", "pool"])
 def test_one_field_differs(expected: RegionLayout, field: str) -> None:
@@ -55,6 +56,7 @@ def test_pid_and_times_are_no_part_of_the_layout(pid: int) -> None:
     check_superblock(decode_superblock(encode_superblock(RING, pid=pid, now_ns=pid)), RING)
 
 
+@pytest.mark.clause("Wire §7.1-2")
 @pytest.mark.parametrize("bit", range(64))
 def test_other_magic(bit: int) -> None:
     data = bytearray(encode_superblock(RING, pid=1, now_ns=1))
@@ -78,6 +80,7 @@ def test_offsets_for_in_place_updates() -> None:
     assert ACTIVITY_WORD * 8 == 56
 
 
+@pytest.mark.clause("Wire §7.1-3")
 def test_identity_of_a_header_ring() -> None:
     assert (RING.region_type, RING.pool_id, RING.slot_bytes, RING.stride_bytes) == (
         RegionType.HEADER_RING,

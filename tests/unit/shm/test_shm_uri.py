@@ -16,6 +16,7 @@ visible = st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characte
 paths = st.text(visible, max_size=60).map(lambda tail: "/" + tail)
 
 
+@pytest.mark.clause("Wire §15.22-1")
 @pytest.mark.parametrize(
     ("text", "path", "hugepages"),
     [
@@ -32,6 +33,7 @@ def test_accepted(text: str, path: str, hugepages: bool) -> None:
     assert parse_region_uri(text) == RegionUri(path, hugepages)
 
 
+@pytest.mark.clause("Wire §15.22-1")
 @pytest.mark.parametrize(
     "text",
     [

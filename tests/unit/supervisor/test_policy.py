@@ -50,6 +50,7 @@ def test_no_request_is_granted_while_disabled_but_a_bad_one_is_still_bad() -> No
     assert policy.requested(hello(), Kind.CONTROL, disabled) is None
 
 
+@pytest.mark.clause("Driver §11-4")
 def test_without_a_range_the_request_is_declined() -> None:
     rangeless = replace(SETTINGS, per_consumer_control=PerConsumerStreams(IPC, None))
     asked = hello(

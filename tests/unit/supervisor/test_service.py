@@ -91,6 +91,7 @@ def test_a_taken_or_foreign_id_is_replaced_by_a_free_one(desk: Desk, preferred: 
     assert assigned != 31000
 
 
+@pytest.mark.clause("Wire §10.1.3-4")
 def test_declined_means_empty_channel_and_zero(desk: Desk) -> None:
     config = desk.answer(hello(descriptor_channel=IPC, control_stream_id=32000))
     assert (config.descriptor_channel, config.descriptor_stream_id) == ("", 0)
@@ -114,6 +115,7 @@ def test_exhaustion_is_declined_and_healed_by_the_next_hello(desk: Desk) -> None
     assert desk.answer(asking(5), STALE_NS).descriptor_stream_id in DESCRIPTOR_IDS
 
 
+@pytest.mark.config_key("supervisor.consumer_capacity")
 def test_beyond_capacity_consumers_are_answered_but_get_nothing() -> None:
     desk = Desk(consumer_capacity=1)
     assert desk.answer(asking(1)).descriptor_stream_id
@@ -165,6 +167,7 @@ def test_who_asks_no_longer_gives_its_stream_back(desk: Desk) -> None:
     assert desk.in_use() == 0
 
 
+@pytest.mark.clause("Wire §5-4")
 def test_qos_alone_keeps_a_consumer_and_its_stream(desk: Desk) -> None:
     desk.answer(asking())
     for step in range(1, 6):
@@ -178,6 +181,7 @@ def test_qos_alone_keeps_a_consumer_and_its_stream(desk: Desk) -> None:
     assert view.consumers == set()
 
 
+@pytest.mark.clause("Wire §10.1.3-6")
 def test_who_leaves_frees_its_streams_after_the_grace(desk: Desk) -> None:
     desk.answer(asking(control_channel=IPC, control_stream_id=32000))
     desk.service.consumers.sessions_gone({SESSION}, 10)

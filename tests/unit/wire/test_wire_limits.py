@@ -90,6 +90,7 @@ def test_less_than_a_message_header(length: int) -> None:
         wire.decode(wire.encode(KEEPALIVE)[:length])
 
 
+@pytest.mark.clause("Wire §10.1-1", "Wire §10.1-2", "Driver §4.2-10")
 def test_null_values_decode_to_none_and_none_to_null_values() -> None:
     absent = ShmAttachResponse(1, 3)
     data = wire.encode(absent)
@@ -109,6 +110,7 @@ def test_the_null_value_of_a_trace_id_is_zero() -> None:
     assert wire.decode(wire.encode(largest)) == largest
 
 
+@pytest.mark.clause("Driver §4.2-10")
 def test_required_fields_have_no_null_value() -> None:
     largest = KEEPALIVE._replace(lease_id=2**64 - 1, client_id=2**32 - 1, role=255)
     assert wire.decode(wire.encode(largest)) == largest

@@ -62,6 +62,7 @@ def outcome(data: Buffer) -> object:
         return error
 
 
+@pytest.mark.clause("Wire §10.1-3")
 @every_message
 @drawn
 @given(data=st.data())
@@ -125,6 +126,7 @@ def test_random_body_gives_a_message_or_malformed(codec: MessageCodec, body: byt
     assert isinstance(decoded, codec.message_type | wire.MalformedMessage)
 
 
+@pytest.mark.clause("Driver §4.4a-1")
 @every_message
 @drawn
 @given(data=st.data(), version=st.integers(2, 0xFFFF), appended=st.binary(max_size=16))
@@ -170,6 +172,7 @@ def test_wrong_block_length_is_malformed(codec: MessageCodec, data: st.DataObjec
         wire.decode(wrong.to_bytes(2, "little") + encoded[2:] + bytes(64))
 
 
+@pytest.mark.clause("Driver §4.4a-4")
 @every_message
 @drawn
 @given(data=st.data())
