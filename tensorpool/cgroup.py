@@ -86,11 +86,12 @@ def _upwards(root: str, path: str) -> Iterator[str]:
     """The cgroup's directory and those above it, up to the root of what is mounted."""
     root = os.path.normpath(root)
     directory = os.path.normpath(root + path)
-    if not os.path.isdir(directory):
-        # A container of which only its own cgroup is mounted, under the host's name for it.
+    if not directory.startswith(f"{root}/") or not os.path.isdir(directory):
+        # Its own is the root itself; or only its own is mounted, under the host's name for it;
+        # or it is outside of what its cgroup namespace shows.
         directory = root
     yield directory
-    while directory != root and directory.startswith(root):
+    while directory != root:
         directory = os.path.dirname(directory)
         yield directory
 

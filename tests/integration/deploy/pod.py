@@ -138,12 +138,12 @@ class Container:
         """Its process 1, as the node numbers it."""
         if not self._own_pids:
             return psutil.Process(self.process.pid)
-        return wait_until(self._child, DEADLINE_S, lambda: f"process 1\n{self.logged()}")
+        (first,) = wait_until(self._children, DEADLINE_S, lambda: f"process 1\n{self.logged()}")
+        return first
 
-    def _child(self) -> psutil.Process:
+    def _children(self) -> list[psutil.Process]:
         assert self.process.poll() is None, f"the container ended\n{self.logged()}"
-        (child,) = psutil.Process(self.process.pid).children() or [None]
-        return child  # type: ignore[return-value]
+        return psutil.Process(self.process.pid).children()
 
     def signal(self, number: signal.Signals) -> None:
         """To its process 1, as the kubelet has it sent."""
@@ -192,8 +192,9 @@ class Container:
             return
         # Its process 1 first, with which all others go: `unshare` itself does not take it along
         # once it has another user.
-        for process in (*psutil.Process(self.process.pid).children(), self.process):
-            process.kill()
+        for child in psutil.Process(self.process.pid).children():
+            child.kill()
+        self.process.kill()
         self.process.wait(DEADLINE_S)
 
 
@@ -226,9 +227,7 @@ def _image(where: Node) -> Iterator[tuple[str, str, bool]]:
     yield str(REPOSITORY / "tensorpool"), f"{_LIB}/tensorpool", True
 
 
-def _volumes(
-    where: Node, pod: Resource, container: Resource
-) -> Iterator[tuple[str, str, bool]]:
+def _volumes(where: Node, pod: Resource, container: Resource) -> Iterator[tuple[str, str, bool]]:
     by_name = {volume["name"]: volume for volume in pod["volumes"]}
     for mount in container["volumeMounts"]:
         volume = by_name[mount["name"]]

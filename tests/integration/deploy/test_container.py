@@ -164,7 +164,9 @@ def test_frames_between_pods_and_an_orderly_end(
     for own_pids in (True, False):
         consumer = consume(run, own_pids=own_pids)
         assert consumer.wait() == 0, consumer.logged()
-        assert len(re.findall(r"^seq=\d+ 480x640 uint16 ok$", consumer.logged(), re.M)) == 16
+        assert (
+            len(re.findall(r"^seq=\d+ 480x640 uint16 ok$", consumer.logged(), re.MULTILINE)) == 16
+        )
 
     # A client's container sees the host as it is, and no process of its own in its place.
     seen = json.loads(producer.execute("tensorpool", "status", "--json").stdout)
@@ -247,9 +249,7 @@ def test_probes_answer_as_the_manifest_asks(here: Node, run: Run, tmp_path: Path
     for port in ports.values():
         assert driver.get("/metrics", port) == 200
     # Without its driver the host is not ready, and yet alive: a restart is the launcher's to do.
-    (stopped,) = [
-        child for child in driver.first_process.children() if child.name() == "tp-driver"
-    ]
+    (stopped,) = [child for child in driver.first_process.children() if child.name() == "tp-driver"]
     stopped.suspend()
     wait_until(lambda: answer("readinessProbe") == 503, DEADLINE_S, "not ready")
     assert answer("livenessProbe") == 200

@@ -30,19 +30,17 @@ def test_a_host_serves_when_confined(tmp_shm: Path, tmp_path: Path) -> None:
         )
     )
     host = RunningHost(tmp_shm, {"metrics": {"enabled": True}, "policies": {"mlock_shm": True}})
+    command = [sys.executable, "-m", "tensorpool", "up", str(host.config)]
     with host.log.open("ab") as log:
         launcher = subprocess.Popen(
-            [sys.executable, CONFINE, specification]
-            + [sys.executable, "-m", "tensorpool", "up", host.config],
+            [sys.executable, str(CONFINE), str(specification), *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env=host.environment,
         )
     try:
-        wait_until(
-            lambda: host.is_ready or launcher.poll() is not None, DEADLINE_S, host.logged
-        )
+        wait_until(lambda: host.is_ready or launcher.poll() is not None, DEADLINE_S, host.logged)
         assert launcher.poll() is None, host.logged()
         status = Path(f"/proc/{launcher.pid}/status").read_text()
         assert "\nSeccomp:\t2\n" in status

@@ -46,9 +46,7 @@ def test_the_linter_has_nothing_to_say() -> None:
 
 def test_the_base_image_is_an_exact_version_of_a_slim_one(image: DockerfileParser) -> None:
     (argument,) = instructions(image, "ARG")
-    assert re.fullmatch(
-        r"PYTHON=python:3\.1[2-5]\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?", argument
-    )
+    assert re.fullmatch(r"PYTHON=python:3\.1[2-5]\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?", argument)
     stages = instructions(image, "FROM")
     assert stages == ["${PYTHON} AS build", "${PYTHON}"]
 
@@ -85,8 +83,9 @@ def test_packages_are_installed_by_hash_from_the_lock(image: DockerfileParser) -
     installs = [run for run in instructions(image, "RUN") if "install" in run]
     for run in installs:
         assert "--require-hashes" in run or "--no-index" in run
-    everything, runtime = pins(REPOSITORY / "requirements.lock"), pins(
-        CONTAINER / "requirements.lock"
+    everything, runtime = (
+        pins(REPOSITORY / "requirements.lock"),
+        pins(CONTAINER / "requirements.lock"),
     )
     assert "pyaeron" in runtime
     assert "pytest" not in runtime
@@ -97,10 +96,14 @@ def test_packages_are_installed_by_hash_from_the_lock(image: DockerfileParser) -
 
 def test_every_dependency_is_in_the_image() -> None:
     project = re.search(
-        r"^dependencies = \[(.*?)^\]", (REPOSITORY / "pyproject.toml").read_text(), re.S | re.M
+        r"^dependencies = \[(.*?)^\]",
+        (REPOSITORY / "pyproject.toml").read_text(),
+        re.DOTALL | re.MULTILINE,
     )
     assert project is not None
-    wanted = {Requirement(text).name for text in re.findall(r'^    "(.+?)"', project[1], re.M)}
+    wanted = {
+        Requirement(text).name for text in re.findall(r'^    "(.+?)"', project[1], re.MULTILINE)
+    }
     assert wanted <= pins(CONTAINER / "requirements.lock").keys()
 
 
