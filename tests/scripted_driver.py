@@ -231,10 +231,10 @@ class ScriptedDriver:
         )  # fmt: skip
         self.send(plain._replace(**changes), self.settings.driver.announce)
 
-    def describe(self, seq: int, **changes: Any) -> None:
-        """Send the descriptor of a frame in the current regions."""
+    def describe(self, seq: int, endpoint: Endpoint | None = None, /, **changes: Any) -> None:
+        """Send the descriptor of a frame in the current regions, by default to all."""
         plain = FrameDescriptor(STREAM, self.regions.epoch, seq)
-        self.send(plain._replace(**changes), self.settings.driver.descriptor)
+        self.send(plain._replace(**changes), endpoint or self.settings.driver.descriptor)
 
     def revoke(self, lease_id: int, role: int, /, **changes: Any) -> None:
         """Revoke a lease."""
@@ -279,6 +279,8 @@ class ScriptedDriver:
                 endpoint, data = self._outgoing.get_nowait()
             except Empty:
                 return
+            if endpoint not in self._publications:
+                self._publications[endpoint] = self._client.publication(endpoint)
             while self._publications[endpoint].offer(data) is Offer.BACK_PRESSURED:
                 continue
 

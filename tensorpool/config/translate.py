@@ -20,7 +20,8 @@ _TABLE_TYPES = frozenset({"dict_type", "model_type", "model_attributes_type"})
 
 def path_of(error: ErrorDetails) -> Path:
     """Where an error stands."""
-    return tuple(part for part in error["loc"] if part != KEY_MARK)
+    # A table may really be called like pydantic's mark: then nothing else is left of its path.
+    return tuple(part for part in error["loc"] if part != KEY_MARK) or error["loc"]
 
 
 def relevant(error: ValidationError) -> list[ErrorDetails]:
