@@ -160,6 +160,8 @@ def render(clauses: Mapping[str, Clause], marks: Marks) -> str:
     lines = [
         BEGIN,
         "",
+        "## Clauses",
+        "",
         f"{len(clauses)} clauses: {n_proven} proven, {n_argued} gaps argued, {n_gaps} gaps.",
     ]
     section = ""
@@ -171,7 +173,7 @@ def render(clauses: Mapping[str, Clause], marks: Marks) -> str:
         tests = "<br>".join(f"`{_short(test)}`" for test in proofs[clause.id])
         proof = tests or (f"*Gap, argued:* {clause.argued}" if clause.argued else "**GAP**")
         lines.append(f"| {clause.id} | {clause.party} | {clause.level} | {clause.says} | {proof} |")
-    lines += ["", "### Keys of the seed document", "", "| key | proof |", "| --- | --- |"]
+    lines += ["", "## Keys of the seed document", "", "| key | proof |", "| --- | --- |"]
     by_key = defaultdict(list)
     for mark in marks.config_keys:
         by_key[mark.proves].append(mark.test)
