@@ -115,7 +115,6 @@ def test_no_torn_frame_is_accepted(tmp_shm: Path) -> None:
                 process.join(10)
                 process.kill()
     for tally in tallies:
-        print(tally)
         assert tally.torn == 0
         assert tally.accepted > 0
         assert tally.counted == tally.spanned

@@ -78,7 +78,7 @@ def test_the_end_of_a_stream_waits_for_its_consumers(pool: tensorpool.Pool) -> N
         wait_until(lambda: view.client_id in camera.consumer_ids, 10, "the consumer to be known")
         closing = threading.Thread(target=camera.close, args=(60,))
         closing.start()
-        seen = []
+        seen: list[int] = []
         while len(seen) < 6:
             frame = view.next(10)
             assert frame is not None
@@ -163,7 +163,7 @@ with tensorpool.connect(sys.argv[1]) as pool, pool.consumer(int(sys.argv[2])) as
 def test_a_consumer_of_a_few_lines_survives_everything(host: RunningHost) -> None:
     """Producer restart with another shape, driver kill, media driver kill, epoch change."""
     stop = threading.Event()
-    shape = (3,)
+    shape: tuple[int, ...] = (3,)
 
     def publish() -> None:
         with tensorpool.connect(host.config) as pool:

@@ -321,8 +321,8 @@ class ClientMachine(RuleBasedStateMachine):
 
 
 def test_the_client_does_what_the_model_says(calm_host: RunningHost) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: ClientMachine(calm_host),
+    run_state_machine_as_test(
+        lambda: ClientMachine(calm_host),  # type: ignore[arg-type]
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,

@@ -203,6 +203,11 @@ def test_every_frame_is_counted_once_across_epochs(pool: tensorpool.Pool) -> Non
                     published += burst
                     for _ in range(int(dice.integers(0, 6))):
                         view.next(0)
-                wait_until(lambda: view.next(0) is None and counted(view) == published, 10, "all")
+                expected = published
+                wait_until(
+                    lambda n=expected: view.next(0) is None and counted(view) == n,  # type: ignore[misc]
+                    10,
+                    "all",
+                )
         assert view.received + view.drops_late == published
         assert view.drops_late > 0

@@ -129,13 +129,13 @@ def test_progress_of_a_claim(pool: tensorpool.Pool) -> None:
             )
             for row in range(8):
                 frame.array[row] = row
-                wait_until(
-                    lambda n=(row + 1) * 4096: (  # type: ignore[misc]
-                        frame.progress(n) or (listen() and heard[-1].nbytes_filled == n)
-                    ),
-                    10,
-                    f"row {row}",
-                )
+                filled = (row + 1) * 4096
+
+                def is_told(filled: int = filled) -> bool:
+                    frame.progress(filled)
+                    return bool(listen()) and heard[-1].nbytes_filled == filled
+
+                wait_until(is_told, 10, f"row {row}")
                 assert heard[-1].array.shape == (row + 1, 4096)
                 assert heard[-1].array[row, 0] == row
             with pytest.raises(ValueError, match="were told already"):
@@ -269,16 +269,17 @@ def test_a_denied_consumer_is_told_where_to_go(tmp_shm: Path) -> None:
         tensorpool.connect(host.config) as pool,
         pool.consumer(STREAM) as view,
     ):
+        denials: list[tensorpool.SharedMemoryDenied] = []
 
         def is_denied() -> bool:
             try:
                 view.next(0)
             except tensorpool.SharedMemoryDenied as error:
-                assert error.payload_fallback_uri == "aeron:udp?endpoint=localhost:1"
-                return True
-            return False
+                denials.append(error)
+            return bool(denials)
 
         wait_until(is_denied, 10, "the supervisor's word")
+        assert denials[0].payload_fallback_uri == "aeron:udp?endpoint=localhost:1"
         assert view.payload_fallback_uri == "aeron:udp?endpoint=localhost:1"
         with pytest.raises(tensorpool.SharedMemoryDenied, match="udp"):
             view.next(1)
