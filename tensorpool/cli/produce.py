@@ -33,8 +33,8 @@ def produce(
         float,
         typer.Option(
             min=0,
-            help="Seconds to stay attached after the last frame: a detach begins a new epoch, and "
-            "consumers drop what they have not read of the old one.",
+            help="Seconds to stay attached at most after the last frame, until consumers have it: "
+            "a detach begins a new epoch, and they drop what they have not read of the old one.",
         ),
     ] = 1.0,
     config: Annotated[str | None, typer.Option(help="Configuration file of the host.")] = None,
@@ -61,7 +61,7 @@ def produce(
             if rate:
                 time.sleep(max(start + (index + 1) / rate - time.monotonic(), 0))
         elapsed = time.monotonic() - start
-        time.sleep(linger)
+        producer.close(linger)
         nbytes = count * int(np.prod(dims)) * element.itemsize
         typer.echo(
             f"{count} frames, {nbytes} bytes in {elapsed:.3f} s; "
