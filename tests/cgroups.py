@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support import wait_until
+
 MOUNT = Path("/sys/fs/cgroup")
 
 
@@ -56,4 +58,6 @@ def memory_cgroup(limit_bytes: int) -> Iterator[MemoryCgroup]:
         group.limit_file.write_text(str(limit_bytes))
         yield group
     finally:
+        # Multiprocessing's resource tracker ends a moment after the launcher.
+        wait_until(lambda: not group.procs.read_text(), 10, "its processes to be gone")
         group.directory.rmdir()
