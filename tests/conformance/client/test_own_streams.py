@@ -163,6 +163,7 @@ def test_progress_and_nothing_else_comes_on_a_control_stream_of_its_own(
             )
         )
         driver.await_count(ConsumerConfig, 1)
+        wait_until(lambda: camera._audience.policy, 10, "the consumer's wish")
         wait_until(lambda: ear.is_connected, 10, "the stream")
         found: list[FrameProgress] = []
         size, step = 4096, 256

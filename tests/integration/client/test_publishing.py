@@ -90,7 +90,7 @@ def test_dlpack_buffers_and_lists(pair: Exchange) -> None:
         np.testing.assert_array_equal(received(view).array, expected)
 
 
-@pytest.mark.clause("Wire §15.8")
+@pytest.mark.clause("Wire §15.8-2")
 def test_octets_of_a_meaning(pair: Exchange) -> None:
     camera, view = pair
     camera.publish(b"hello")
@@ -136,7 +136,7 @@ def test_octets_are_told_of_octets_only(pair: Exchange) -> None:
         camera.publish(np.zeros(3, np.uint8), dtype=Dtype.FLOAT32)
 
 
-@pytest.mark.clause("Wire §8.2")
+@pytest.mark.clause("Wire §8.2-15", "Wire §8.2-16")
 def test_empty_frames_are_frames(pair: Exchange) -> None:
     camera, view = pair
     camera.publish(np.zeros((0, 7), np.float64))
