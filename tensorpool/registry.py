@@ -1,7 +1,7 @@
 """The lease registry: the driver's state in shared memory, for every other process to read.
 
 One file per namespace (`ShmSettings.registry_path`), one writer (the driver), any number
-of lock-free readers. Little-endian, version 1:
+of lock-free readers. Little-endian, version 2:
 
     offset  bytes  content
     0       64     header, written once before the file gets its name:
@@ -41,7 +41,7 @@ from tensorpool.errors import HostError
 from tensorpool.shm.seqlock import load_acquire, store_release
 
 MAGIC = int.from_bytes(b"TPREGIS1", "little")
-VERSION = 1
+VERSION = 2
 HEARTBEAT_STALE_NS = 2 * NS_PER_S
 """A writer beats every few milliseconds; this long without a beat is not alive."""
 
@@ -52,7 +52,7 @@ _RECORDS_OFFSET = 128
 _VERSION_BYTES = 16
 
 _STREAM = struct.Struct("<IIQQIIIIQQQQ32s32s")
-_LEASE = struct.Struct("<QIIBBhIiIQQQQ")
+_LEASE = struct.Struct("<QIIBBhIiIQQQQq")
 _READ_RETRIES = 1000
 
 
@@ -120,7 +120,11 @@ class StreamRecord(NamedTuple):
 
 
 class LeaseRecord(NamedTuple):
-    """One lease. Times are CLOCK_MONOTONIC nanoseconds; `session_id` is the client's in Aeron."""
+    """One lease. Times are CLOCK_MONOTONIC nanoseconds; `session_id` is the client's in Aeron.
+
+    `correlation_id` is that of the attach request: a successor that reads the request again
+    knows that it has been answered.
+    """
 
     lease_id: int
     stream_id: int
@@ -135,6 +139,7 @@ class LeaseRecord(NamedTuple):
     attached_ns: int
     keepalive_ns: int
     expiry_ns: int
+    correlation_id: int = 0
 
 
 class WriterIdentity(NamedTuple):

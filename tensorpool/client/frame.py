@@ -131,6 +131,8 @@ class Frame:
     def checked(self) -> Iterator[AnyArray]:
         """The view, for a block at whose end it is proven that everything read was whole.
 
+        Example::
+
             with frame.checked() as image:
                 mean = image.mean()
             print(mean)        # here it is true

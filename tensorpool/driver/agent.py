@@ -43,6 +43,8 @@ from tensorpool.wire.driver import (
 _log = logging.getLogger(__name__)
 
 _POLL_LIMIT = 64
+_REREAD_NS = NS_PER_S
+"""More than it takes to read what a control log holds."""
 _STALL_NS = 500 * NS_PER_MS
 _STALL_DRAIN_LIMIT = 200_000
 _REGION_CHECK_NS = NS_PER_S
@@ -167,6 +169,7 @@ class DriverAgent:
         self._take_gone_sessions()  # of the former media driver: new sessions come in their place
         if self._lost_since_ns:
             self.service.leases.extend_all(now_ns - self._lost_since_ns)
+        self.service.rereads_until_ns = now_ns + _REREAD_NS
         self._revoke_debts()
         self.service.announce_all()
         self.service.provision_static_streams()

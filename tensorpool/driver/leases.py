@@ -27,6 +27,7 @@ class Lease:
         session_id: the client's Aeron session (design §4.12).
         is_orphaned: that session is gone; a keepalive from any session adopts the lease.
         index: its record in the registry.
+        correlation_id: of the request that asked for it.
     """
 
     lease_id: int
@@ -36,6 +37,7 @@ class Lease:
     node_id: int
     session_id: int
     index: int
+    correlation_id: int = 0
     epoch: int = 0
     attached_ns: int = 0
     keepalive_ns: int = 0
@@ -59,6 +61,7 @@ class Lease:
             self.attached_ns,
             self.keepalive_ns,
             self.expiry_ns,
+            self.correlation_id,
         )
 
 
@@ -102,8 +105,15 @@ class LeaseTable:
         """The leases whose clients were last heard from these Aeron sessions."""
         return [lease for lease in self._by_id.values() if lease.session_id in session_ids]
 
-    def reserve(
-        self, *, stream_id: int, client_id: int, role: Role, node_id: int, session_id: int
+    def reserve(  # noqa: PLR0913 - one argument a fact
+        self,
+        *,
+        stream_id: int,
+        client_id: int,
+        role: Role,
+        node_id: int,
+        session_id: int,
+        correlation_id: int = 0,
     ) -> Lease:
         """A new lease, not granted yet. The caller has checked every rule of attaching."""
         lease = Lease(
@@ -114,6 +124,7 @@ class LeaseTable:
             node_id,
             session_id,
             self._free_indices.popleft(),
+            correlation_id,
         )
         self._next_lease_id += 1
         self.node_ids.take(node_id)

@@ -33,6 +33,7 @@ class Heritage:
         debts: leases that the former registry shows active: to be revoked before serving.
         cooling: node ids at rest, with the CLOCK_MONOTONIC time until which they are.
         last_epochs: highest epoch by stream.
+        answered: client and correlation id of each attach request that led to a lease.
     """
 
     last_epoch: int = 0
@@ -40,6 +41,7 @@ class Heritage:
     debts: list[LeaseRecord] = field(default_factory=list)
     cooling: list[tuple[int, int]] = field(default_factory=list)
     last_epochs: dict[int, int] = field(default_factory=dict)
+    answered: set[tuple[int, int]] = field(default_factory=set)
 
 
 def inherit(shm: ShmSettings, cooldown_ns: int) -> Heritage:
@@ -77,6 +79,7 @@ def _take_leases(
         heritage.first_lease_id = max(heritage.first_lease_id, lease.lease_id + 1)
         if not is_of_this_boot:
             continue  # its clients died with the machine
+        heritage.answered.add((lease.client_id, lease.correlation_id))
         if lease.state == LeaseState.RELEASED:
             if lease.expiry_ns > now_ns:
                 heritage.cooling.append((lease.node_id, lease.expiry_ns))

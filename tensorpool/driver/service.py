@@ -91,6 +91,9 @@ class LeaseService:
         self._registry = registry
         self._provisioner = provisioner
         self._last_epoch = heritage.last_epoch
+        self._answered = heritage.answered
+        self.rereads_until_ns = 0
+        """Until then the control log may show us what our predecessor has answered."""
         self._next_gc_look_ns = 0
         self._reject_log = RateLimit()
         # What a former driver left is collected before more is made: in a container its pages
@@ -293,7 +296,7 @@ class LeaseService:
         """Answer an attach, now or when the regions are there (Driver §4.2)."""
         self.stats.attach_requests += 1
         now_ns = monotonic_ns()
-        if self._is_pending_retry(request):
+        if self._is_pending_retry(request) or self._is_reread(request, now_ns):
             return
         try:
             if self.is_draining:
@@ -311,6 +314,18 @@ class LeaseService:
             entry.correlation_id == request.correlation_id
             and entry.lease.client_id == request.client_id
             for entry in stream.waiting
+        )
+
+    def _is_reread(self, request: ShmAttachRequest, now_ns: int) -> bool:
+        """Whether our predecessor has given a lease for this very request.
+
+        A new subscriber joins a log where the slowest reader stands, so it can hear again what
+        was said before its time: a second lease for it would be nobody's, and in the way of
+        the client's own attach until it expires.
+        """
+        return (
+            now_ns < self.rereads_until_ns
+            and (request.client_id, request.correlation_id) in self._answered
         )
 
     def _admit(self, request: ShmAttachRequest, session_id: int, admission: Admission) -> None:
@@ -333,6 +348,7 @@ class LeaseService:
             role=admission.role,
             node_id=admission.node_id,
             session_id=session_id,
+            correlation_id=request.correlation_id,
         )
         fault_point(FaultPoint.LEASE_RESERVED)
         entry = Waiting(request.correlation_id, lease)

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tensorpool.registry import RegistryReader
 from tensorpool.shm.uri import parse_region_uri
 from tensorpool.wire.control import ResponseCode, ShmPoolAnnounce
 from tensorpool.wire.driver import (
@@ -160,3 +161,20 @@ def test_a_token_drains_the_host_and_another_layout_starts_above_its_epoch(
         assert host.wait_ended() == 0, host.logged()
     finally:
         host.close()
+
+
+@pytest.mark.clause("Driver §10-2")
+def test_a_successor_gives_no_second_lease_for_an_answered_request(
+    host: RunningHost, client: WireClient
+) -> None:
+    """A subscriber that lags keeps the requests in the log, where a new driver reads them again."""
+    with WireClient(host.settings):  # never polls
+        for client_id in range(81, 86):
+            granted(client, Role.CONSUMER, client_id)
+        victim = host.pid_of("driver")
+        os.kill(victim, signal.SIGKILL)
+        host.wait_restarted("driver", victim)
+        granted(client, Role.CONSUMER, 90)  # in its turn behind all that was there before
+        with RegistryReader(host.settings.shm.registry_path) as registry:
+            assert registry.writer.pid != victim
+            assert not [lease for lease in registry.leases() if lease.client_id in range(81, 86)]

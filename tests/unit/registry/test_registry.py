@@ -42,6 +42,7 @@ LEASES = st.builds(
     attached_ns=U64,
     keepalive_ns=U64,
     expiry_ns=U64,
+    correlation_id=st.integers(-(2**63), 2**63 - 1),
 )
 STREAMS = st.builds(
     StreamRecord,
@@ -172,7 +173,7 @@ def _write_for_ever(path: str, ready_fd: int) -> NoReturn:  # a child's whole li
 
 def _uniform_lease(n: int) -> LeaseRecord:
     m = n % 2**31
-    return LeaseRecord(n, m, m, 1, LeaseState.ACTIVE, 0, m, m, 0, n, n, n, n)
+    return LeaseRecord(n, m, m, 1, LeaseState.ACTIVE, 0, m, m, 0, n, n, n, n, n)
 
 
 def test_live_and_dead_writer(path: str) -> None:
@@ -236,7 +237,7 @@ def test_mode_is_exact_whatever_the_umask(path: str, umask: int) -> None:
         (b"", "damaged"),
         (b"x" * 4096, "magic"),
         (registry_module.MAGIC.to_bytes(8, "little") + b"\x09\0\0\0" + bytes(4096), "version 9"),
-        (registry_module.MAGIC.to_bytes(8, "little") + b"\x01\0\0\0" + bytes(4096), "capacities"),
+        (registry_module.MAGIC.to_bytes(8, "little") + b"\x02\0\0\0" + bytes(4096), "capacities"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, content: bytes, fragment: str) -> None:
