@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from threading import get_ident
 
 import numpy as np
 
@@ -85,7 +86,7 @@ class Consumer(Attachment):
         self._max_gap = max_outstanding_seq_gap
         self._last_seq = -1
         self._last_epoch = 0
-        self._seen = (0, 0)
+        self._seen_before = (0, 0)
         self._held: deque[Descriptor] = deque(maxlen=_HELD_LIMIT)
         self._layout_key = b""
         self._layout: tuple[int, TensorLayout] | None = None
@@ -148,7 +149,10 @@ class Consumer(Attachment):
             ForkedProcess: this is a child of the process that connected.
             PoolClosed: it was closed.
         """
-        self._user.enter()
+        user = self._user
+        if not user.acquire(blocking=False):
+            raise user.refusal()
+        user.thread = get_ident()
         try:
             frame = self._take()
             if frame is None and timeout_s != 0:
@@ -157,7 +161,7 @@ class Consumer(Attachment):
                 self._idle.reset()
             return frame
         finally:
-            self._user.leave()
+            user.release()
 
     def latest(self, timeout_s: float | None = 0) -> Frame | None:
         """The newest frame that is there; those before it are `skipped`.
@@ -168,16 +172,13 @@ class Consumer(Attachment):
         Raises:
             as `next` does.
         """
-        self._user.enter()
-        try:
+        with self._user:
             frame = self._take_latest()
             if frame is None and timeout_s != 0:
                 frame = self._wait(self._take_latest, timeout_s)
             if frame is not None:
                 self._idle.reset()
             return frame
-        finally:
-            self._user.leave()
 
     def poll(self, handler: FrameHandler, limit: int = 64) -> int:
         """Hand the frames that are there, `limit` at most, to `handler`; how many. Never waits.
@@ -185,15 +186,12 @@ class Consumer(Attachment):
         Raises:
             as `next` does, and whatever `handler` raises.
         """
-        self._user.enter()
-        try:
+        with self._user:
             count = 0
             while count < limit and (frame := self._take()) is not None:
                 handler(frame)
                 count += 1
             return count
-        finally:
-            self._user.leave()
 
     def poll_progress(self, handler: Callable[[PartialFrame], None], limit: int = 64) -> int:
         """Hand what is told of frames being written to `handler`; how many. Never waits.
@@ -203,14 +201,11 @@ class Consumer(Attachment):
         Raises:
             as `next` does.
         """
-        self._user.enter()
-        try:
+        with self._user:
             self._check_current()
             if self._mapped is None:
                 return 0
             return self._progress.poll(self._mapped, self._view, handler, limit)
-        finally:
-            self._user.leave()
 
     # -- what is known --------------------------------------------------------------------
 
@@ -244,8 +239,10 @@ class Consumer(Attachment):
         self.stale += 1
 
     def _position(self) -> Position:
+        last = self._last_seq
+        seen = (self._last_epoch, last) if last >= 0 else self._seen_before
         # A frame that was overwritten mid-read is late, whoever read it (Wire §10.4.1).
-        return Position(*self._seen, self.drops_gap, self.drops_late + self.stale)
+        return Position(*seen, self.drops_gap, self.drops_late + self.stale)
 
     # -- waiting --------------------------------------------------------------------------
 
@@ -263,17 +260,14 @@ class Consumer(Attachment):
         return frame
 
     def _try_next(self) -> Frame | None:
-        self._user.enter()
-        try:
+        with self._user:
             return self._take()
-        finally:
-            self._user.leave()
 
     def _take(self) -> Frame | None:
         """The next frame that is there and whole. The hot path."""
-        if self._version != self._lease.version or not self._inbox.is_settled:
-            self._catch_up()
         inbox = self._inbox
+        if self._version != self._lease.version or inbox.connection != self._keeper.connection:
+            self._catch_up()
         while True:
             while inbox.waiting:
                 frame = self._open(inbox.waiting.popleft())
@@ -300,7 +294,10 @@ class Consumer(Attachment):
     # -- changes --------------------------------------------------------------------------
 
     def _check_current(self) -> None:
-        if self._version != self._lease.version or not self._inbox.is_settled:
+        if (
+            self._version != self._lease.version
+            or self._inbox.connection != self._keeper.connection
+        ):
             self._catch_up()
 
     def _catch_up(self) -> None:
@@ -357,7 +354,6 @@ class Consumer(Attachment):
             else:
                 self.drops_gap += missing
         self._last_seq = seq
-        self._seen = (descriptor[_EPOCH], seq)
 
     def _open(self, descriptor: Descriptor) -> Frame | None:  # noqa: PLR0911 - one a way to end
         _, epoch, seq, published_ns, _, trace_id = descriptor
@@ -365,9 +361,12 @@ class Consumer(Attachment):
         if mapped is None or epoch != mapped.epoch:
             self._set_aside(descriptor)
             return None
-        if seq <= self._last_seq:
+        if seq == self._last_seq + 1:
+            self._last_seq = seq
+        elif seq <= self._last_seq:
             return None
-        self._pass(descriptor)
+        else:
+            self._pass(descriptor)
         word = (SUPERBLOCK_BYTES + (seq & mapped.mask) * HEADER_SLOT_BYTES) // 8
         commit = committed(seq)
         if load_acquire(mapped.words, word) != commit:
@@ -451,6 +450,8 @@ class Consumer(Attachment):
     def _on_map(self) -> None:
         # The epoch of a lost lease, mapped again, goes on: what passed meanwhile is a gap.
         if self.epoch != self._last_epoch:
+            if self._last_seq >= 0:
+                self._seen_before = (self._last_epoch, self._last_seq)
             self._last_epoch, self._last_seq = self.epoch, -1
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ class DescriptorInbox:
 
     Attributes:
         waiting: descriptors polled and not taken yet.
+        connection: the keeper's connection that it listens on.
         is_own: whether they come on this consumer's own stream.
     """
 
@@ -38,7 +39,7 @@ class DescriptorInbox:
         self.stream_id = 0
         self._keeper = keeper
         self._presence = presence
-        self._connection = 0
+        self.connection = 0
         self._current: Subscription | None = None
         self._own: Subscription | None = None
         self._own_endpoint: Endpoint | None = None
@@ -47,22 +48,17 @@ class DescriptorInbox:
         """The connection, the lease or the grant changed: listen where frames come now."""
         keeper = self._keeper
         try:
-            if self._connection != keeper.connection:
+            if self.connection != keeper.connection:
                 self._current = self._own = self._own_endpoint = None
                 self.is_own = False
                 connection = keeper.connection
                 self._current = keeper.client.subscription(keeper.settings.driver.descriptor)
-                self._connection = connection
+                self.connection = connection
             granted = self._presence.own_stream
             if granted != self._own_endpoint:
                 self._move(granted)
         except MediaDriverLost:
             return  # the next connection is noticed by its number
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether it listens on the present connection."""
-        return self._connection == self._keeper.connection
 
     def fill(self) -> bool:
         """Poll once; whether anything waits now."""
@@ -76,7 +72,7 @@ class DescriptorInbox:
         except Exception:
             # The keeper's thread may close a lost connection at any moment; the next one is
             # noticed by its number.
-            if not self._keeper.has_lost_connection(self._connection):
+            if not self._keeper.has_lost_connection(self.connection):
                 raise
             self._current = self._own = None
             return False
@@ -128,6 +124,6 @@ class DescriptorInbox:
         """Close what is open; idempotent."""
         subscriptions = {id(s): s for s in (self._current, self._own) if s is not None}
         self._current = self._own = None
-        if not self._keeper.has_lost_connection(self._connection):
+        if not self._keeper.has_lost_connection(self.connection):
             for subscription in subscriptions.values():
                 subscription.close()

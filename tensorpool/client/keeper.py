@@ -67,6 +67,8 @@ _TRIES_PER_INTERVAL = 20
 _KEEPALIVES_PER_LIFE = 3
 _FRESH_PERIODS = 3
 _MAX_PARK_NS = NS_PER_MS
+_TICK_NS = 50 * NS_PER_MS
+"""How often a lease's traffic is looked after: thousands of leases share one thread."""
 _POLL_LIMIT = 64
 _ID_TAKEN = "client_id already attached"
 _INTERESTING = {
@@ -276,7 +278,8 @@ class LeaseKeeper:
             now_ns = monotonic_ns()
             for lease in self._leases:
                 work += self._tend(lease, now_ns)
-                if lease.status is LeaseStatus.ATTACHED:
+                if lease.status is LeaseStatus.ATTACHED and now_ns >= lease.next_tick_ns:
+                    lease.next_tick_ns = now_ns + _TICK_NS
                     with lease.changed:
                         work += lease.talk.tick(lease, self._channels, now_ns)
             return work
@@ -295,6 +298,7 @@ class LeaseKeeper:
         self._joined_ns = monotonic_ns()
         self.connection += 1
         for lease in self._leases:
+            lease.next_tick_ns = 0
             with lease.changed:
                 lease.bump()
 
@@ -425,6 +429,7 @@ class LeaseKeeper:
                 now_ns = monotonic_ns()
                 for lease in self._leases:
                     if lease.stream_id == message.stream_id:
+                        lease.next_tick_ns = 0  # what was heard may want an answer
                         with lease.changed:
                             lease.talk.hear(lease, message, now_ns)
 
@@ -496,6 +501,7 @@ class LeaseKeeper:
         what = "attached" if lease.attaches == 1 else "reattached"
         self._emit(PoolEvent(what, lease.stream_id, lease.lease_id, f"epoch {regions.epoch}"))
         lease.talk.on_regions(lease)
+        lease.next_tick_ns = 0
 
     def _on_rejected(self, lease: ClientLease, response: ShmAttachResponse) -> None:
         error = AttachRejected(response.code, response.error_message or "no reason given")
@@ -598,6 +604,7 @@ class LeaseKeeper:
                     announce.payload_pools,
                 )
                 lease.talk.on_regions(lease)
+                lease.next_tick_ns = 0
                 lease.bump()
             self._emit(
                 PoolEvent("epoch_changed", lease.stream_id, lease.lease_id, f"{announce.epoch}")

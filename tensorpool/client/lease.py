@@ -55,6 +55,7 @@ class ClientLease:
     node_id: int = 0
     correlation_id: int = 0
     next_action_ns: int = 0
+    next_tick_ns: int = 0
     deadline_ns: int = 0
     ttl_ns: int = 0
     attempts: int = 0

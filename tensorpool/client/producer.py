@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from threading import get_ident
 from types import TracebackType
 from typing import Any
 
@@ -119,7 +120,10 @@ class Producer(Attachment):
             LeaseLost, NoDriver, AttachRejected, MediaDriverLost: no lease in time.
             ConcurrentUse, ForkedProcess, PoolClosed: see `docs/client.md`.
         """
-        self._user.enter()
+        user = self._user
+        if not user.acquire(blocking=False):
+            raise user.refusal()
+        user.thread = get_ident()
         try:
             if type(array) is np.ndarray and dtype is None:
                 source = array
@@ -144,7 +148,7 @@ class Producer(Attachment):
                 self._describe(mapped.epoch, seq, version, trace_id)
             return seq
         finally:
-            self._user.leave()
+            user.release()
 
     def claim(  # noqa: PLR0913 - what a frame carries
         self,
@@ -178,8 +182,7 @@ class Producer(Attachment):
         Raises:
             as `publish` does; LeaseLost also at the end, if the lease ended meanwhile.
         """
-        self._user.enter()
-        try:
+        with self._user:
             native: np.dtype[np.generic]
             if isinstance(dtype, Dtype):
                 native, code = OCTETS, code_of(dtype)
@@ -204,8 +207,6 @@ class Producer(Attachment):
             self._claims[seq] = claim
             self._seq = seq + 1
             return claim
-        finally:
-            self._user.leave()
 
     def metadata(
         self,
@@ -314,8 +315,7 @@ class Producer(Attachment):
 
     def finish_claim(self, claim: ClaimedFrame) -> None:
         """For `ClaimedFrame.publish`: commit, and describe in the order of seq."""
-        self._user.enter()
-        try:
+        with self._user:
             claim.is_open = False
             claim.array.flags.writeable = False
             if self._refresh() is not claim.plan.mapped:
@@ -331,13 +331,10 @@ class Producer(Attachment):
                 )
             else:
                 self._flush()
-        finally:
-            self._user.leave()
 
     def abandon_claim(self, claim: ClaimedFrame) -> None:
         """For `ClaimedFrame.abandon`: take the seq back if it is the last one."""
-        self._user.enter()
-        try:
+        with self._user:
             claim.is_open, claim.is_abandoned = False, True
             claim.array.flags.writeable = False
             if self._mapped is not claim.plan.mapped:
@@ -346,8 +343,6 @@ class Producer(Attachment):
                 self._seq -= 1
                 del self._claims[self._seq]
             self._flush()
-        finally:
-            self._user.leave()
 
     def _is_abandoned(self, seq: int) -> bool:
         claim = self._claims.get(seq)

@@ -13,38 +13,52 @@ class OneUser:
 
     A second thread is a mistake of the program, never a matter of luck: whoever reads frames
     beside another reads every other frame.
+
+    Used by hand, since it stands on the path of every frame:
+
+        if not user.acquire(False):
+            raise user.refusal()
+        user.thread = get_ident()
+        try: ...
+        finally: user.release()
     """
 
-    __slots__ = ("_lock", "_user", "_what")
+    __slots__ = ("_lock", "_what", "acquire", "release", "thread")
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._lock = threading.Lock()
-        self._user = 0
+        self.acquire = self._lock.acquire
+        self.release = self._lock.release
+        self.thread = 0
 
-    def enter(self) -> None:
+    def refusal(self) -> ConcurrentUse:
+        """The error for whoever comes in between."""
+        who = "an outer call" if self.thread == get_ident() else "another thread"
+        return ConcurrentUse(
+            f"this {self._what} is in use by {who}: give each thread a {self._what} of its own "
+            f"(pool.{self._what}(...))"
+        )
+
+    def __enter__(self) -> None:
         """Begin a use.
 
         Raises:
             ConcurrentUse: another thread, or an outer call of this one, is in between.
         """
-        if not self._lock.acquire(blocking=False):
-            raise ConcurrentUse(
-                f"this {self._what} is in use by "
-                + ("an outer call" if self._user == get_ident() else "another thread")
-                + f": give each thread a {self._what} of its own (pool.{self._what}(...))"
-            )
-        self._user = get_ident()
+        if not self.acquire(blocking=False):
+            raise self.refusal()
+        self.thread = get_ident()
 
-    def leave(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the use."""
-        self._user = 0
-        self._lock.release()
+        self.release()
 
     def wait_free(self, timeout_s: float) -> None:
         """Until a use by another thread has ended, `timeout_s` seconds at most.
 
         A use by this thread goes on: it is what asks.
         """
-        if self._user != get_ident() and self._lock.acquire(timeout=timeout_s):
-            self._lock.release()
+        is_ours = self._lock.locked() and self.thread == get_ident()
+        if not is_ours and self.acquire(timeout=timeout_s):
+            self.release()

@@ -13,25 +13,24 @@ from tensorpool.client.usage import OneUser
 
 def test_a_second_user_is_refused_and_a_later_one_let_in() -> None:
     user = OneUser("consumer")
-    user.enter()
-    with pytest.raises(ConcurrentUse, match="outer call"):
-        user.enter()
     told: list[str] = []
 
     def other() -> None:
-        with pytest.raises(ConcurrentUse) as caught:
-            user.enter()
+        with pytest.raises(ConcurrentUse) as caught, user:
+            pass
         told.append(str(caught.value))
 
-    thread = threading.Thread(target=other)
-    thread.start()
-    thread.join()
-    assert "another thread" in told[0]
-    assert "pool.consumer" in told[0]
-    user.leave()
-    user.enter()
-    user.wait_free(60)  # its own use: no waiting
-    user.leave()
+    with user:
+        with pytest.raises(ConcurrentUse, match="outer call"), user:
+            pass
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert "another thread" in told[0]
+        assert "pool.consumer" in told[0]
+        user.wait_free(60)  # its own use: no waiting
+    with user:
+        pass
 
 
 def test_pauses_grow_with_the_silence_and_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
