@@ -27,7 +27,7 @@ from tests.leftovers import MARK
 from tests.manifests import REPOSITORY, SHM, Resource
 from tests.support import wait_until
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 _CAPABILITIES = {"CHOWN": 0}
 _BIN, _LIB = "/opt/tensorpool/bin", "/opt/tensorpool/lib"
 _NAMESPACES = ("--mount", "--uts", "--ipc")

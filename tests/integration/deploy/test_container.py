@@ -116,7 +116,7 @@ def wait_healthy(driver: Container, check: Sequence[str]) -> None:
 def consume(run: Run, *, own_pids: bool, count: int = 16) -> Container:
     """The example consumer, which ends after `count` frames and checks every byte of them."""
     pod = example("consumer")
-    command = ["tensorpool", "consume", "10000", "--count", str(count), "--timeout", "20"]
+    command = ["tensorpool", "consume", "10000", "--count", str(count), "--timeout", "0"]
     return run(pod, pod["containers"][0], command=command, own_pids=own_pids)
 
 
@@ -204,7 +204,9 @@ def test_a_killed_container_is_followed_by_another(here: Node, run: Run, tmp_pat
     former.wait()
     driver = start_driver(run, tmp_path)
     wait_until(lambda: last_epoch(here) > before, DEADLINE_S, "a later epoch")
-    assert consumer.wait() == 0, consumer.logged()
+    assert consumer.wait() == 0, "\n--\n".join(
+        container.logged()[-4000:] for container in (consumer, producer, driver)
+    )
     assert producer.process.poll() is None, producer.logged()
     producer.signal(signal.SIGTERM)
     producer.wait()
