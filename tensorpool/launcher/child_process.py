@@ -31,7 +31,7 @@ from tensorpool.launcher.processes import Role
 from tensorpool.launcher.restart import RestartPolicy
 from tensorpool.settings import HostSettings
 
-_START_LIMIT_NS = 10 * NS_PER_S
+_START_LIMIT_NS = 30 * NS_PER_S
 """Until its first sign of life: imports from a cold disk on a busy machine."""
 _LEAST_HANG_NS = NS_PER_S
 """Five heartbeats: less would kill children for the scheduler's delays."""
