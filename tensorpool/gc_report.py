@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import mmap
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 from tensorpool.shm.seqlock import load_acquire, store_release
@@ -57,7 +58,10 @@ class GcReportWriter:
     def __init__(self, namespace_dir: str, mode: int) -> None:
         self._path = report_path(namespace_dir)
         staging = f"{self._path}.new"
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with suppress(FileNotFoundError):
+            os.unlink(staging)
+        # Never into what is there: it may be a link to another file, or a FIFO.
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(staging, flags, 0o600)
         try:
             os.fchmod(fd, mode)
@@ -90,12 +94,15 @@ class GcReportWriter:
 
 def read_report(namespace_dir: str) -> GcReport | None:
     """The report, or None if no GC has run here or the file is damaged."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        fd = os.open(report_path(namespace_dir), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(report_path(namespace_dir), flags)
     except OSError:
         return None
     try:
         raw = os.pread(fd, _BYTES, 0)
+    except OSError:  # a directory, a FIFO
+        return None
     finally:
         os.close(fd)
     if len(raw) < _BYTES:

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import time
 from typing import NamedTuple, Self
 
@@ -59,10 +60,12 @@ def is_held(path: str) -> bool:
     Takes it shared for an instant; who wants it at that instant tries again.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return False
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
@@ -72,14 +75,16 @@ def is_held(path: str) -> bool:
 
 
 def _acquire(path: str, what: str, deadline: float) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     while True:
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            fd = os.open(path, flags, 0o644)
         except OSError as error:
             raise HostError(
                 f"{what}: cannot open its lock file {path}: {error.strerror}; "
                 "check the directory's owner and mode"
             ) from error
+        _require_lock_file(path, what, fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -115,6 +120,21 @@ class Holder(NamedTuple):
     def is_foreign(self) -> bool:
         """Whether its pid means nothing here: it is of another container."""
         return bool(self.pid_namespace) and self.pid_namespace != str(own_pid_namespace())
+
+
+def _require_lock_file(path: str, what: str, fd: int) -> None:
+    """A lock is written to: never to a file of somebody else's, or that has another name."""
+    info = os.fstat(fd)
+    problem = None
+    if not stat.S_ISREG(info.st_mode):
+        problem = "is no regular file"
+    elif info.st_uid != os.geteuid():
+        problem = f"belongs to uid {info.st_uid}, we are uid {os.geteuid()}"
+    elif info.st_nlink > 1:
+        problem = "has another name as well (a hard link)"
+    if problem is not None:
+        os.close(fd)
+        raise HostError(f"{what}: its lock file {path} {problem}; remove it")
 
 
 def _refusal(path: str, what: str, holder: Holder, *, is_holder_gone: bool) -> str:

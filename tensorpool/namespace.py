@@ -42,6 +42,7 @@ def prepare_namespace(shm: ShmSettings) -> int:
     fd = _open_dir(path, None, path)
     try:
         _check_base(path, fd)
+        _check_ancestors(path)
         for name in (f"tensorpool-{shm.user}", shm.namespace):
             path = os.path.join(path, name)
             child = open_own_directory(path, name, fd, mode)
@@ -81,8 +82,12 @@ def open_own_directory(path: str, name: str, parent_fd: int, mode: int) -> int:
 
 def fault_of_base(info: os.stat_result) -> str | None:
     """Why a base directory of this status is not safe, or None."""
-    if info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX:
+    if info.st_mode & stat.S_ISVTX:
+        return None
+    if info.st_mode & stat.S_IWOTH:
         return "may be written by everybody and has no sticky bit"
+    if info.st_mode & stat.S_IWGRP:
+        return "may be written by its group and has no sticky bit"
     return None
 
 
@@ -112,8 +117,32 @@ def _make_base(base_dir: str) -> None:
 
 
 def _check_base(path: str, fd: int) -> None:
-    if (fault := fault_of_base(os.fstat(fd))) is not None:
-        raise _refusal(path, f"{fault}; run `chmod +t` on it")
+    info = os.fstat(fd)
+    if info.st_uid not in {0, os.geteuid()}:
+        raise _refusal(
+            path,
+            f"belongs to uid {info.st_uid}, who may rename what is in it, and we are uid "
+            f"{os.geteuid()}; make another and set shm.base_dir to it",
+        )
+    if (fault := fault_of_base(info)) is not None:
+        change = "+t" if info.st_mode & stat.S_IWOTH else "g-w"
+        raise _refusal(path, f"{fault}; run `chmod {change}` on it")
+
+
+def _check_ancestors(path: str) -> None:
+    """No directory above lets everybody put another in the place of the one below it."""
+    parent = os.path.dirname(os.path.realpath(path))
+    while True:
+        mode = os.stat(parent).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise _refusal(
+                path,
+                f"lies below {parent}, which everybody may write and which has no sticky bit; run "
+                f"`chmod +t {parent}`",
+            )
+        if parent == "/":
+            return
+        parent = os.path.dirname(parent)
 
 
 def _open_dir(name: str, parent_fd: int | None, path: str) -> int:

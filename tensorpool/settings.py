@@ -83,6 +83,15 @@ class ShmSettings:
         return os.path.join(self.base_dir, f"tensorpool-{self.user}", self.namespace)
 
     @property
+    def report_mode(self) -> int:
+        """Mode of what one process of ours writes and others only read: registry and reports.
+
+        Clients of the group may write regions; a registry that they could write would let
+        any of them forge leases and mislead the epoch GC.
+        """
+        return self.permissions_mode & ~0o022
+
+    @property
     def registry_path(self) -> str:
         """The lease registry's file, beside the stream directories."""
         return os.path.join(self.namespace_dir, "registry")

@@ -17,6 +17,7 @@ from tensorpool.registry import (
     LeaseState,
     RegistryWriter,
     StreamRecord,
+    own_identity,
 )
 from tensorpool.settings import HostSettings
 from tensorpool.shm.superblock import encode_superblock, header_ring_layout, payload_pool_layout
@@ -145,7 +146,9 @@ class World:
     ) -> Path:
         """An epoch, made under another name and renamed. Its default stamp: us, an hour ago."""
         path = self.epoch_dir(epoch, stream)
-        staging = path.with_name(f".staging-{epoch}-{os.getpid()}-0")
+        # Named as the driver's own: under another's the GC may take it as half made.
+        me = own_identity()
+        staging = path.with_name(f".staging-{epoch}-{me.pid}-{me.start_ticks}")
         self.fill(
             staging, epoch, stream=stream, pid=pid, stamped_ns=stamped_ns, active_ns=active_ns
         )

@@ -34,7 +34,9 @@ class CncOwner:
 def read_owner(aeron_dir: str) -> CncOwner | None:
     """The owner of the CnC file in `aeron_dir`, or None if there is no readable one."""
     try:
-        with open(os.path.join(aeron_dir, "cnc.dat"), "rb") as file:
+        # Not blocking: what lies there may be a FIFO.
+        fd = os.open(os.path.join(aeron_dir, "cnc.dat"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
             metadata = file.read(_METADATA.size)
             if len(metadata) < _METADATA.size:
                 return None

@@ -6,11 +6,13 @@ import logging
 import os
 import sys
 import time
+from contextlib import suppress
 
 import pyaeron
 
 from tensorpool import logs
 from tensorpool.aeron.cnc import find_live_owner, read_owner
+from tensorpool.aeron_directory import require_own_directory
 from tensorpool.child import FatalError, LauncherLink, exit_with
 from tensorpool.settings import HostSettings
 
@@ -18,6 +20,7 @@ ROLE = "media_driver"
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.1
+_MARK_BYTES = 64
 
 
 def run(settings: HostSettings, link: LauncherLink) -> None:
@@ -61,6 +64,8 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
             "parent exists, is writable and has space"
         ) from error
     try:
+        # Before its start it may not have been there, and its parent be open to everybody.
+        require_own_directory(aeron_dir)
         link.serve_metrics(settings.metrics, ROLE, tuple)
         _mark_as_ours(aeron_dir)
         link.ready(f"aeron_dir={aeron_dir}")
@@ -76,7 +81,12 @@ def _mark_as_ours(aeron_dir: str) -> None:
     """Leave our mark beside the CnC file, so that a successor knows the leftovers of a kill."""
     owner = read_owner(aeron_dir)
     if owner is not None:
-        with open(_mark_path(aeron_dir), "w", encoding="ascii") as file:
+        path = _mark_path(aeron_dir)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        # Clients of the group may write in here: never into what is there.
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with os.fdopen(fd, "w", encoding="ascii") as file:
             file.write(f"{owner.pid}\n")
 
 
@@ -88,9 +98,10 @@ def _is_our_leftover(aeron_dir: str) -> bool:
     """
     owner = read_owner(aeron_dir)
     try:
-        with open(_mark_path(aeron_dir), encoding="ascii") as file:
-            marked = file.read().strip()
-    except OSError:
+        fd = os.open(_mark_path(aeron_dir), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(fd, encoding="ascii") as file:
+            marked = file.read(_MARK_BYTES).strip()
+    except (OSError, ValueError):
         return False
     return owner is not None and marked == str(owner.pid)
 

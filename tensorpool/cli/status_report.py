@@ -7,7 +7,6 @@ ones may come.
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import time
 from collections.abc import Iterable
@@ -357,13 +356,13 @@ def newest_sequence(ring_path: str, nslots: int) -> int | None:
     try:
         if not nslots or os.fstat(fd).st_size < header_ring_bytes(nslots):
             return None
-        with mmap.mmap(fd, header_ring_bytes(nslots), prot=mmap.PROT_READ) as ring:
-            words = memoryview(ring).cast("Q")
-            slots = words[SUPERBLOCK_BYTES // 8 :: HEADER_SLOT_BYTES // 8]
-            newest = max((word >> 1 for word in slots if word & 1), default=-1)
-            slots.release()
-            words.release()
-    except (OSError, ValueError):
+        # Read, not mapped: a file that is cut meanwhile gives less instead of a SIGBUS.
+        ring = os.pread(fd, header_ring_bytes(nslots), 0)
+        if len(ring) < header_ring_bytes(nslots):
+            return None
+        slots = memoryview(ring).cast("Q")[SUPERBLOCK_BYTES // 8 :: HEADER_SLOT_BYTES // 8]
+        newest = max((word >> 1 for word in slots if word & 1), default=-1)
+    except OSError:
         return None
     finally:
         os.close(fd)

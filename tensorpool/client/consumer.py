@@ -277,6 +277,17 @@ class Consumer(Attachment):
                 return None
             if self._max_gap is not None:
                 self._resync(self._max_gap)
+            self._check_regions()
+
+    def _check_regions(self) -> None:
+        """Before the frames of a batch are touched: regions that were cut have none."""
+        if self._mapped is None:
+            return
+        try:
+            self._mapped.require_whole()
+        except ShmError:
+            self.drops_invalid += len(self._inbox.waiting)
+            self._inbox.waiting.clear()
 
     def _take_latest(self) -> Frame | None:
         self._check_current()

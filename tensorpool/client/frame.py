@@ -10,6 +10,7 @@ valid *afterwards*: `copy` checks it for you, and so does the end of a `checked`
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -112,8 +113,12 @@ class Frame:
         """A private copy, proven whole.
 
         Raises:
-            StaleFrame: the producer has overwritten the slot meanwhile.
+            StaleFrame: the producer has overwritten the slot meanwhile, or somebody has cut the
+                region's file.
         """
+        memory: object = self.array.base
+        if isinstance(memory, mmap.mmap) and memory.size() < len(memory):
+            raise StaleFrame(f"frame {self.seq}: its region's file was cut; its bytes are lost")
         copied = self.array.copy(order="K")
         if not self.valid:
             raise self._stale("copied")

@@ -150,6 +150,23 @@ class MappedEpoch:
                     f"is now that of process {superblock.pid}"
                 )
 
+    def require_whole(self) -> None:
+        """Look whether every file is still as long as its mapping.
+
+        To touch what was cut off is a SIGBUS, which no Python program survives; asking first
+        turns all but the cut of this very moment into an error (docs/security.md).
+
+        Raises:
+            RegionError: somebody who may write a region's file has cut it.
+        """
+        for memory, _ in self._checked:
+            if memory.size() < len(memory):
+                raise RegionError(
+                    f"stream {self.stream_id}, epoch {self.epoch}: a region's file was cut to "
+                    f"{memory.size()} of {len(memory)} bytes underneath its mapping; the driver "
+                    "makes new regions within a second"
+                )
+
 
 def _identity(regions: EpochRegions) -> tuple[int, int, int]:
     return regions.stream_id, regions.epoch, regions.header_nslots

@@ -23,7 +23,7 @@ from tensorpool.client.metadata import Metadata, make_metadata
 from tensorpool.client.progress import ProgressReport
 from tensorpool.client.sources import as_source, code_of
 from tensorpool.client.tensors import OCTETS, AnyArray, contiguous_header, wire_dtype
-from tensorpool.clock import monotonic_ns
+from tensorpool.clock import NS_PER_MS, monotonic_ns
 from tensorpool.shm.errors import ShmError
 from tensorpool.shm.layout import HEADER_SLOT_BYTES, SUPERBLOCK_BYTES, payload_slot_offset
 from tensorpool.shm.seqlock import committed, in_progress, store_release
@@ -33,6 +33,8 @@ from tensorpool.wire.driver import Role
 
 DEFAULT_LINGER_S = 1.0
 _LINGER_LOOK_S = 0.002
+_LOOK_NS = NS_PER_MS
+"""How often it is looked whether the regions' files are whole."""
 
 
 class Producer(Attachment):
@@ -53,6 +55,7 @@ class Producer(Attachment):
         self._described = -1
         self._claims: dict[int, ClaimedFrame | Committed] = {}
         self._meta_version = 0
+        self._look_ns = 0
         self._headers: dict[tuple[tuple[int, ...], Dtype, MajorOrder], bytes] = {}
         self._audience = Audience(keeper.settings, lambda: self._described)
         self._outlet = DescriptorOutlet(keeper, self._audience)
@@ -119,6 +122,7 @@ class Producer(Attachment):
             TooManyClaims: every slot of the ring is claimed.
             LeaseLost, NoDriver, AttachRejected, MediaDriverLost: no lease in time.
             ConcurrentUse, ForkedProcess, PoolClosed: see `docs/client.md`.
+            RegionError: somebody has cut a region's file; new ones are on the way.
         """
         user = self._user
         if not user.acquire(blocking=False):
@@ -390,6 +394,10 @@ class Producer(Attachment):
             and self._outlet.connection == self._keeper.connection
             and self._mapped is not None
         ):
+            now_ns = monotonic_ns()
+            if now_ns >= self._look_ns:
+                self._look_ns = now_ns + _LOOK_NS
+                self._mapped.require_whole()
             return self._mapped
         return self._become_ready(self._timeout_s if timeout_s is None else timeout_s)
 

@@ -253,10 +253,10 @@ class DriverAgent:
         for stream in self.service.streams:
             if stream.epoch is None or stream.is_provisioning or stream.is_tainted:
                 continue
-            if not os.path.exists(stream.epoch.directory):
+            if not stream.epoch.is_whole():
                 if (suppressed := stream.loss_log.take()) is not None:
                     fields = {"stream_id": stream.stream_id, **counted(suppressed)}
-                    _log.error("regions removed underneath us", extra=fields)
+                    _log.error("regions removed or cut underneath us", extra=fields)
                 self.service.on_regions_lost(stream)
 
     def _finish_shutdown(self) -> None:

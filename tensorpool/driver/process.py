@@ -52,7 +52,7 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
             shm.registry_path,
             max_streams=policies.max_streams,
             max_leases=policies.max_leases,
-            mode=shm.permissions_mode,
+            mode=shm.report_mode,
         )
     except OSError as error:
         raise HostError(
@@ -62,8 +62,8 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
     provisioner = Provisioner(shm, prefault=policies.prefault_shm, mlock=policies.mlock_shm)
     service = LeaseService(settings, heritage, registry, provisioner)
     agent = DriverAgent(settings, service, registry, heritage.debts)
-    registry.publish()
     try:
+        _publish(registry, shm.registry_path)
         link.serve_metrics(settings.metrics, ROLE, lambda: samples(agent, shm.base_dir))
         idle = DutyCycleIdle(settings.launcher.idle_strategy, _BUSY_PARK_NS, _QUIET_PARK_NS)
         _duty_cycle(agent, provisioner, link, idle)
@@ -71,6 +71,15 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
         agent.on_close()
         provisioner.close()
         registry.close()
+
+
+def _publish(registry: RegistryWriter, path: str) -> None:
+    try:
+        registry.publish()
+    except OSError as error:
+        raise HostError(
+            f"registry {path} cannot be replaced: {error.strerror}; remove what is there"
+        ) from error
 
 
 def _duty_cycle(

@@ -11,11 +11,11 @@ import errno
 import mmap
 import os
 import resource
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from queue import Empty, SimpleQueue
 
 from tensorpool.cgroup import memory_limits
@@ -28,7 +28,6 @@ from tensorpool.settings import Profile, ShmSettings
 from tensorpool.shm import layout, paths
 from tensorpool.shm.backing import backing_of
 from tensorpool.shm.region import region_bytes
-from tensorpool.shm.seqlock import store_release
 from tensorpool.shm.superblock import (
     ACTIVITY_WORD,
     RegionLayout,
@@ -43,6 +42,9 @@ WORKERS = 4
 """Provisionings at a time, so that a small one need not wait for a huge one."""
 
 _FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_WORD_BYTES = 8
+_ACTIVITY = slice(ACTIVITY_WORD * _WORD_BYTES, (ACTIVITY_WORD + 1) * _WORD_BYTES)
 _ZEROS = memoryview(bytes(1 << 20))
 _SPARE_BYTES = 8 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -83,6 +85,39 @@ class EpochPlan:
         return sum(region_bytes(region) for _, region in self.region_layouts())
 
 
+class _Superblock:
+    """A region's first page, mapped.
+
+    Clients that may write a region may also cut its file, and a store of ours to the lost page
+    would be a SIGBUS. The kernel stores for us: to a lost page it refuses (EFAULT).
+    """
+
+    def __init__(self, mapping: mmap.mmap, file_bytes: int) -> None:
+        self._mapping = mapping
+        self._file_bytes = file_bytes
+        self._activity = memoryview(mapping)[_ACTIVITY]
+
+    def refresh(self) -> None:
+        """Store the time that the courier carries."""
+        with suppress(OSError):  # lost; `is_whole` tells
+            os.preadv(_courier(), [self._activity], 0)
+
+    def is_whole(self) -> bool:
+        """Whether the file is still as long as it was made."""
+        return self._mapping.size() >= self._file_bytes
+
+    def close(self) -> None:
+        """Unmap."""
+        self._activity.release()
+        self._mapping.close()
+
+
+@cache
+def _courier() -> int:
+    """A file in memory from which the kernel copies the time into superblocks."""
+    return os.memfd_create("tensorpool-activity", os.MFD_CLOEXEC)
+
+
 @dataclass(slots=True)
 class Epoch:
     """One epoch's regions in place, with its superblocks mapped.
@@ -98,18 +133,22 @@ class Epoch:
     header_uri: str
     pools: tuple[PayloadPool, ...]
     total_bytes: int
-    superblocks: list[tuple[mmap.mmap, memoryview]]
+    superblocks: list[_Superblock]
 
     def refresh_activity(self, now_ns: int) -> None:
         """Tell consumers that the regions are tended (Wire §7.1)."""
-        for _, words in self.superblocks:
-            store_release(words, ACTIVITY_WORD, now_ns)
+        os.pwrite(_courier(), now_ns.to_bytes(_WORD_BYTES, "little"), 0)
+        for superblock in self.superblocks:
+            superblock.refresh()
+
+    def is_whole(self) -> bool:
+        """Whether every file is where it was made, and as long."""
+        return os.path.exists(self.directory) and all(s.is_whole() for s in self.superblocks)
 
     def close(self) -> None:
         """Unmap; the files are the GC's to delete."""
-        for mapping, words in self.superblocks:
-            words.release()
-            mapping.close()
+        for superblock in self.superblocks:
+            superblock.close()
         self.superblocks.clear()
 
 
@@ -192,7 +231,7 @@ def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool)
     mode = directory_mode(shm.permissions_mode)
     identity = own_identity()
     staging = f"{paths.STAGING_PREFIX}{plan.epoch}-{identity.pid}-{identity.start_ticks}"
-    mappings: list[tuple[mmap.mmap, memoryview]] = []
+    mappings: list[_Superblock] = []
     with _open_stream_dir(plan, shm, mode) as stream_fd:
         try:
             fault_point(FaultPoint.STREAM_DIRECTORY_MADE)
@@ -208,10 +247,9 @@ def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool)
             os.rename(staging, str(plan.epoch), src_dir_fd=stream_fd, dst_dir_fd=stream_fd)
             fault_point(FaultPoint.EPOCH_RENAMED)
         except BaseException as error:
-            for mapping, words in mappings:
-                words.release()
+            for mapping in mappings:
                 mapping.close()
-            shutil.rmtree(staging, ignore_errors=True, dir_fd=stream_fd)
+            _discard(staging, stream_fd)
             if isinstance(error, OSError):
                 raise _explain(error, plan, shm) from error
             raise
@@ -256,12 +294,22 @@ def _require_memory(plan: EpochPlan, shm: ShmSettings) -> None:
             )
 
 
+def _discard(staging: str, stream_fd: int) -> None:
+    """Remove what was half made; what is no directory was not made by us and stays."""
+    with suppress(OSError):
+        fd = os.open(staging, _OPEN_DIR, dir_fd=stream_fd)
+        try:
+            for name in os.listdir(fd):
+                os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)
+        os.rmdir(staging, dir_fd=stream_fd)
+
+
 @contextmanager
 def _open_stream_dir(plan: EpochPlan, shm: ShmSettings, mode: int) -> Iterator[int]:
-    try:
-        parent = os.open(shm.namespace_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as error:
-        raise _explain(error, plan, shm) from error
+    # Checked from the base down each time: what was ours at the start may have been swapped.
+    parent = prepare_namespace(shm)
     try:
         path = paths.stream_dir(shm.namespace_dir, plan.stream_id)
         fd = open_own_directory(path, str(plan.stream_id), parent, mode)
@@ -281,10 +329,9 @@ def _make_region(  # noqa: PLR0913 - one argument a fact
     *,
     prefault: bool,
     mlock: bool,
-) -> tuple[mmap.mmap, memoryview]:
+) -> _Superblock:
     fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=directory_fd)
     try:
-        os.fchmod(fd, shm.permissions_mode)
         fault_point(FaultPoint.FILE_MADE)
         page = backing_of(fd).page_size_bytes
         size = (
@@ -298,14 +345,16 @@ def _make_region(  # noqa: PLR0913 - one argument a fact
         if prefault and page == mmap.PAGESIZE:  # huge pages are zeroed when they are reserved
             _zero(fd, size)
         whole = mmap.mmap(fd, size if mlock else min(page, size))
+        if mlock:
+            _lock(whole, size)
+        superblock = encode_superblock(region, pid=os.getpid(), now_ns=monotonic_ns())
+        whole[: layout.SUPERBLOCK_BYTES] = superblock
+        # Last: whoever may write the file may cut it, and our own store would be a SIGBUS.
+        os.fchmod(fd, shm.permissions_mode)
     finally:
         os.close(fd)
-    if mlock:
-        _lock(whole, size)
-    superblock = encode_superblock(region, pid=os.getpid(), now_ns=monotonic_ns())
-    whole[: layout.SUPERBLOCK_BYTES] = superblock
     fault_point(FaultPoint.FILE_STAMPED)
-    return whole, memoryview(whole)[: layout.SUPERBLOCK_BYTES].cast("Q")
+    return _Superblock(whole, size)
 
 
 def _zero(fd: int, size: int) -> None:

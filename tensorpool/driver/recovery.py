@@ -99,8 +99,16 @@ def _epoch_directories(namespace_dir: str) -> list[tuple[int, int]]:
         stream_id = paths.parse_decimal_name(stream.name)
         if stream_id is None or not stream.is_dir(follow_symlinks=False):
             continue
-        for entry in os.scandir(stream.path):
+        for entry in _entries(stream.path):
             epoch = paths.parse_decimal_name(entry.name)
             if epoch is not None and epoch < _CREDIBLE and entry.is_dir(follow_symlinks=False):
                 found.append((stream_id, epoch))
     return found
+
+
+def _entries(path: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except OSError:  # the epoch GC removes empty ones beside us
+        return []

@@ -172,7 +172,15 @@ class LeaseService:
         return count
 
     def on_regions_lost(self, stream: Stream) -> None:
-        """Its files were removed underneath us: new regions, a new epoch (Driver §6)."""
+        """Its files were removed or cut underneath us: new regions, a new epoch (Driver §6).
+
+        Consumers map what is announced; a producer gets other regions only by attaching again.
+        """
+        stream.is_tainted = True
+        if stream.producer is not None:
+            self._end(
+                stream.producer, LeaseRevokeReason.REVOKED, "its regions were removed or cut"
+            )
         self._begin_epoch(stream, BumpReason.REGIONS_LOST)
 
     def _add_stream(

@@ -272,7 +272,7 @@ class GcAgent:
             return
         shm = self._settings.shm
         try:
-            self._report = GcReportWriter(shm.namespace_dir, shm.permissions_mode)
+            self._report = GcReportWriter(shm.namespace_dir, shm.report_mode)
         except OSError as error:
             self._tell_once("no report", str(error), logging.ERROR)
             return

@@ -30,6 +30,7 @@ once a second, removed at the end. Keys, stable:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import Any, TypedDict, TypeGuard, get_origin, get_type_hints
@@ -86,7 +87,7 @@ class HostFile:
 
     def __init__(self, shm: ShmSettings) -> None:
         self._path = host_file_path(shm)
-        self._mode = shm.permissions_mode
+        self._mode = shm.report_mode
 
     def write(self, report: HostReport) -> None:
         """Replace the account.
@@ -95,7 +96,10 @@ class HostFile:
             OSError: no space, or the directory is gone.
         """
         staging = f"{self._path}.new"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(staging)
+        # Never into what is there: it may be a link to another file, or a FIFO.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(staging, flags, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             os.fchmod(fd, self._mode)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from tensorpool.aeron_directory import require_own_directory
 from tensorpool.clock import NS_PER_S
 from tensorpool.errors import HostError
 from tensorpool.host_lock import HostLock
@@ -68,6 +69,7 @@ def _lock_aeron_dir(aeron_dir: str, wait_s: float) -> HostLock:
             f"Aeron directory {aeron_dir}: {parent} does not exist; make it, or set "
             "driver.aeron_dir or AERON_DIR to another"
         )
+    require_own_directory(aeron_dir)
     return HostLock(aeron_lock_path(aeron_dir), f"Aeron directory {aeron_dir}", wait_s=wait_s)
 
 

@@ -66,7 +66,10 @@ def open_contained(path: str, bases: tuple[str, ...], *, writable: bool) -> int:
     """
     if not os.path.isabs(path) or "\0" in path:
         raise ContainmentError(f"region path {path!r} is not an absolute path")
-    canonical = os.path.realpath(path)
+    try:
+        canonical = os.path.realpath(path)
+    except OSError as error:  # a link swapped for a file while it was read
+        raise ContainmentError(f"region path {path!r}: {error.strerror}") from error
     _require_contained(path, canonical, bases)
     flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

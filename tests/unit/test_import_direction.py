@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"registry", "gc_report", "agent"}),
     frozenset({"aeron"}),
     frozenset({"child", "config"}),
-    frozenset({"logs", "metrics", "host_lock", "namespace", "cgroup"}),
+    frozenset({"logs", "metrics", "host_lock", "namespace", "cgroup", "aeron_directory"}),
     frozenset({"settings", "wire", "shm"}),
     frozenset({"errors", "clock", "version", "fault_points", "pid_namespace"}),
 )
