@@ -97,11 +97,12 @@ def _is_ascii(value: Any) -> bool:
 
 
 def _build(message_type: Any, *, full: bool) -> Any:
-    hints = _hints(message_type)
+    hints = field_encodings(message_type)
     return message_type(**{name: _value(hints[name], full=full) for name in message_type._fields})
 
 
-def _hints(message_type: Any) -> dict[str, Any]:
+def field_encodings(message_type: Any) -> dict[str, Any]:
+    """How each field of a message stands on the wire."""
     hints = get_type_hints(message_type, include_extras=True)
     return {name: hint.__metadata__[0] for name, hint in hints.items()}
 
