@@ -124,6 +124,28 @@ class Subscription:
         except pyaeron.ResourceClosed as error:
             raise MediaDriverLost(f"{self.endpoint}: subscription closed") from error
 
+    def poll_fairly(self, handler: FragmentHandler, limit: int) -> int:
+        """As `poll`; but if `limit` did not suffice, one more message of every publisher.
+
+        `poll` begins with another publisher each time, yet one that always has more than
+        `limit` messages takes whole calls for itself, and the others wait for their turn.
+
+        Raises:
+            MediaDriverLost: the subscription was closed under us.
+        """
+        count = self.poll(handler, limit)
+        if count < limit:
+            return count
+        for index in range(self._raw.image_count):
+            try:
+                image = self._raw.image_at_index(index)
+                if image is not None:
+                    count += image.poll(lambda b, h: handler(memoryview(b), h.session_id), 1)
+            except pyaeron.ResourceClosed as error:
+                if self._raw.is_closed:
+                    raise MediaDriverLost(f"{self.endpoint}: subscription closed") from error
+        return count
+
     @property
     def is_connected(self) -> bool:
         """Whether at least one publisher is there."""

@@ -36,6 +36,7 @@ _DTYPE_OF = {
 _WIRE_OF = {dtype: (dtype, code) for dtype, code in _DTYPE_OF.items()}
 """The usual case, without a call into numpy."""
 _INT32_MAX = 2**31 - 1
+_INT64_MAX = 2**63 - 1
 
 
 class TensorLayout(NamedTuple):
@@ -152,6 +153,8 @@ def _strides_and_span(
         strides[axis] = stride
         span += stride * max(shape[axis] - 1, 0)
         least = stride * max(shape[axis], 1)
+    if least > _INT64_MAX:  # possible only beside a dimension of 0, which spans nothing
+        raise TensorError(f"shape {shape} with strides {tuple(strides)} is beyond 64 bits")
     return tuple(strides), 0 if 0 in shape else span
 
 

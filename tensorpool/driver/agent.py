@@ -45,6 +45,8 @@ _log = logging.getLogger(__name__)
 _POLL_LIMIT = 64
 _REREAD_NS = NS_PER_S
 """More than it takes to read what a control log holds."""
+_BITE = 8
+_REQUEST_BUDGET_NS = 2 * NS_PER_MS
 _STALL_NS = 500 * NS_PER_MS
 _STALL_DRAIN_LIMIT = 200_000
 _REGION_CHECK_NS = NS_PER_S
@@ -210,7 +212,7 @@ class DriverAgent:
         stall_ns = now_ns - self._last_cycle_ns
         service = self.service
         work = service.outbox.flush() + service.take_provisioned()
-        work += self._subscription.poll(self._on_fragment, _POLL_LIMIT)
+        work += self._take_requests(now_ns)
         if stall_ns > _STALL_NS:
             self._make_up_for(stall_ns)
         gone = self._take_gone_sessions()
@@ -228,6 +230,16 @@ class DriverAgent:
             self._finish_shutdown()
         self._last_cycle_ns = now_ns
         return work
+
+    def _take_requests(self, now_ns: int) -> int:
+        """A bounded share of what waits: in bites, so that nobody's flood delays the others."""
+        count = 0
+        while count < _POLL_LIMIT:
+            bite = self._subscription.poll_fairly(self._on_fragment, _BITE)
+            count += bite
+            if bite < _BITE or monotonic_ns() - now_ns > _REQUEST_BUDGET_NS:
+                break
+        return count
 
     def _make_up_for(self, stall_ns: int) -> None:
         """We were late, not the clients: take what they sent, then judge (design §4.7)."""

@@ -190,7 +190,7 @@ class SupervisorAgent:
         gone = self._take_gone_sessions()
         work = self._outbox.flush()
         for subscription in self._subscriptions:
-            work += subscription.poll(self._on_fragment, _POLL_LIMIT)
+            work += subscription.poll_fairly(self._on_fragment, _POLL_LIMIT)
         if gone:
             self.service.consumers.sessions_gone(gone, self._now_ns)
         if self._now_ns - self._leases_read_ns >= _LEASE_PERIOD_NS and self.service.consumers:
