@@ -33,5 +33,6 @@ def require_own_directory(aeron_dir: str) -> None:
         )
     if problem is not None:
         raise HostError(
-            f"Aeron directory {aeron_dir} {problem}, or set driver.aeron_dir (AERON_DIR) to another"
+            f"Aeron directory {aeron_dir} {problem}, or set driver.aeron_dir or AERON_DIR to "
+            "another"
         )

@@ -178,9 +178,7 @@ class LeaseService:
         """
         stream.is_tainted = True
         if stream.producer is not None:
-            self._end(
-                stream.producer, LeaseRevokeReason.REVOKED, "its regions were removed or cut"
-            )
+            self._end(stream.producer, LeaseRevokeReason.REVOKED, "its regions were removed or cut")
         self._begin_epoch(stream, BumpReason.REGIONS_LOST)
 
     def _add_stream(

@@ -81,7 +81,7 @@ class Attacker:
 
     def send(self, data: bytes) -> None:
         """On the control stream mostly, on another sometimes; again while it takes nothing."""
-        is_control = self._dice.random() < 0.8  # noqa: PLR2004
+        is_control = self._dice.random() < 0.8
         publication = self._publications[0 if is_control else self._dice.randrange(1, 3)]
         deadline_ns = monotonic_ns() + int(DEADLINE_S * NS_PER_S)
         while publication.offer(data) is not Offer.SENT:
@@ -123,9 +123,7 @@ def rss(host: RunningHost) -> dict[str, int]:
     return {name: psutil.Process(host.pid_of(name)).memory_info().rss for name in WATCHED}
 
 
-def torment(
-    data: Iterable[bytes], honest: WireClient, crowd: Crowd, hostile: WireClient
-) -> int:
+def torment(data: Iterable[bytes], honest: WireClient, crowd: Crowd, hostile: WireClient) -> int:
     """Send all of it, the honest ones speaking and hearing in between; how many were sent."""
     attacker = Attacker(hostile)
     rest = iter(data)

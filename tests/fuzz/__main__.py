@@ -19,7 +19,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 try:
-    import atheris
+    import atheris  # type: ignore[import-not-found, import-untyped, unused-ignore]
 except ImportError:
     atheris = None
 

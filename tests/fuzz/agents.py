@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -48,9 +47,7 @@ _MAX_STREAMS, _MAX_LEASES, _CAPACITY = 4, 8, 6
 
 def pack(fragments: Iterable[bytes], session: int = 1) -> bytes:
     """Messages as an input: of each a byte that tells session and pause, two of length."""
-    return b"".join(
-        bytes([session]) + len(data).to_bytes(2, "little") + data for data in fragments
-    )
+    return b"".join(bytes([session]) + len(data).to_bytes(2, "little") + data for data in fragments)
 
 
 def unpack(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -81,7 +78,9 @@ def open_supervisor(directory: Path) -> Iterator[Callable[[bytes], None]]:
             service.do_work(now_ns)
             assert len(service.consumers) <= _CAPACITY
             held = [
-                grant.stream_id for consumer in service.consumers for grant in consumer.grants.values()
+                grant.stream_id
+                for consumer in service.consumers
+                for grant in consumer.grants.values()
             ]
             assert len(held) == len(set(held)), "two consumers share a stream"
         for config in sent:
@@ -134,7 +133,7 @@ def open_driver(directory: Path) -> Iterator[Callable[[bytes], None]]:
             max_streams=_MAX_STREAMS,
             max_leases=_MAX_LEASES,
             prefault_shm=False,
-            shutdown_token="open-sesame",
+            shutdown_token="open-sesame",  # noqa: S106 - a test's
             node_id_reuse_cooldown_ns=0,
             epoch_gc_keep=1,
             epoch_gc_min_age_ns=0,
@@ -203,13 +202,13 @@ def _is_grant(message: Any) -> bool:
 def driver_seeds() -> list[bytes]:
     """Attaches of both roles, keepalives, detaches, shutdown requests."""
     create = PublishMode.EXISTING_OR_CREATE
-    attaches = [
+    attaches: list[Any] = [
         ShmAttachRequest(1, 20000, 5, Role.PRODUCER, publish_mode=create),
         ShmAttachRequest(2, 20000, 6, Role.CONSUMER, publish_mode=create),
         ShmAttachRequest(3, 0, 7, Role.PRODUCER, 1, create, 1, 9),
         ShmAttachRequest(4, 20002, 8, Role.CONSUMER, publish_mode=PublishMode.REQUIRE_EXISTING),
     ]
-    rest = [
+    rest: list[Any] = [
         ShmLeaseKeepalive(1, 20000, 5, Role.PRODUCER, 1),
         ShmDetachRequest(5, 1, 20000, 5, Role.PRODUCER),
         ShmDetachRequest(6, 2, 20000, 6, Role.CONSUMER),
@@ -220,5 +219,3 @@ def driver_seeds() -> list[bytes]:
         pack(map(wire.encode, attaches + rest), session=0x01),
         pack(map(wire.encode, attaches + rest + attaches), session=0x32),
     ]
-
-

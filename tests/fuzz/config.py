@@ -41,16 +41,18 @@ def seeds() -> list[bytes]:
     """The built-in file, its parts, and values at the edges of their types."""
     built_in = BUILT_IN_PATH.read_bytes()
     small = (
-        b'[profiles.p]\nheader_nslots = 8\npayload_pools = [{pool_id = 1, stride_bytes = 4096}]\n'
+        b"[profiles.p]\nheader_nslots = 8\npayload_pools = [{pool_id = 1, stride_bytes = 4096}]\n"
         b'[streams.s]\nstream_id = 1\nprofile = "p"\n[driver]\nstream_id_range = "20000-20010"\n'
     )
     return [
         built_in,
-        built_in + b"\0TENSORPOOL_SHM_BASE_DIR=/dev/shm/x\nTP_LOG_LEVEL=DEBUG\nAERON_DIR=/dev/shm/y",
+        built_in
+        + b"\0TENSORPOOL_SHM_BASE_DIR=/dev/shm/x\nTP_LOG_LEVEL=DEBUG\nAERON_DIR=/dev/shm/y",
         small,
         small + b'[policies]\nshutdown_token = "secret-token"\nlease_keepalive_interval_ms = 1\n',
-        b"[shm]\npermissions_mode = \"0777\"\nbase_dir = \"../x\"\nnamespace = \".\"\n",
+        b'[shm]\npermissions_mode = "0777"\nbase_dir = "../x"\nnamespace = "."\n',
         b"[supervisor]\nconsumer_capacity = -1\nforce_mode = 9\n[metrics]\nport = 70000\n",
-        b"a = [[[[[[[[1]]]]]]]]\n[x.y]\nz = 1e999\nd = 1979-05-27T07:32:00Z\ni = 0xffffffffffffffffff\n",
-        b"\xef\xbb\xbf[driver]\r\nannounce_channel = \"aeron:ipc?\"\r\n",
+        b"a = [[[[[[[[1]]]]]]]]\n[x.y]\nz = 1e999\n"
+        b"d = 1979-05-27T07:32:00Z\ni = 0xffffffffffffffffff\n",
+        b'\xef\xbb\xbf[driver]\r\nannounce_channel = "aeron:ipc?"\r\n',
     ]

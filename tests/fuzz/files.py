@@ -14,9 +14,8 @@ from tensorpool.cli.status_report import StatusReader
 from tensorpool.clock import monotonic_ns
 from tensorpool.config import load, to_settings
 from tensorpool.driver.recovery import inherit
-from tensorpool.gc.eligibility import Limits
+from tensorpool.gc.eligibility import Limits, judge
 from tensorpool.gc.scanner import scan
-from tensorpool.gc.eligibility import judge
 from tensorpool.gc.watch import RegistryWatch
 from tensorpool.gc_report import GcReport, GcReportWriter, read_report, report_path
 from tensorpool.host_lock import HostLock

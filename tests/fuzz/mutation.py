@@ -5,7 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-_EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFF_FFFF, 0xFFFF_FFFF, (1 << 63) - 1, (1 << 64) - 1)
+_EDGES = (
+    0,
+    1,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0xFFFF,
+    0x7FFF_FFFF,
+    0xFFFF_FFFF,
+    (1 << 63) - 1,
+    (1 << 64) - 1,
+)
 _MAX_EDITS = 4
 _MAX_RUN = 64
 

@@ -114,7 +114,9 @@ def seeds() -> list[bytes]:
     """A ring with two frames, a pool, and each cut or with a foreign superblock."""
     ring = bytearray(region_bytes(_RING))
     ring[:SUPERBLOCK_BYTES] = _superblock(_RING)
-    for index, (shape, order) in enumerate((((4, 8), MajorOrder.ROW), ((2, 3, 4), MajorOrder.COLUMN))):
+    for index, (shape, order) in enumerate(
+        (((4, 8), MajorOrder.ROW), ((2, 3, 4), MajorOrder.COLUMN))
+    ):
         offset = header_slot_offset(index)
         write_body(
             memoryview(ring),

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_a_cut_superblock_page_is_one_error_not_two(tmp_shm: Path) -> None:
 
 
 @pytest.fixture
-def quiet_host(tmp_shm: Path):  # type: ignore[no-untyped-def]
+def quiet_host(tmp_shm: Path) -> Iterator[RunningHost]:
     with running_host(tmp_shm, {"supervisor": None}) as host:
         yield host
 

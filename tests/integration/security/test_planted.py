@@ -195,10 +195,8 @@ def test_a_uri_that_escapes(tmp_shm: Path, shm: ShmSettings, escape: str) -> Non
     (tmp_shm / "outside").mkdir()
     (tmp_shm / "outside" / "header.ring").write_bytes(bytes(4096))
     path = escape.format(base=shm.base_dir)
-    broken = EpochRegions(
-        STREAM, EPOCH, 1, 2, 256, f"shm:file?path={path}", regions.payload_pools
-    )
-    with pytest.raises(ShmError, match="outside the allowed base|No such file"):
+    broken = EpochRegions(STREAM, EPOCH, 1, 2, 256, f"shm:file?path={path}", regions.payload_pools)
+    with pytest.raises(ShmError, match=r"outside the allowed base|No such file"):
         MappedEpoch(broken, bases(shm), writable=True)
 
 

@@ -43,9 +43,7 @@ class Swapper(threading.Thread):
 
     def run(self) -> None:
         while not self._ending.is_set():
-            status = _libc.renameat2(
-                _AT_FDCWD, self._one, _AT_FDCWD, self._other, _RENAME_EXCHANGE
-            )
+            status = _libc.renameat2(_AT_FDCWD, self._one, _AT_FDCWD, self._other, _RENAME_EXCHANGE)
             self.swaps += status == 0
 
     def end(self) -> None:
@@ -127,9 +125,7 @@ def test_while_a_client_maps(tmp_shm: Path, shm: ShmSettings) -> None:
 
 
 @pytest.mark.parametrize("level", ["stream", "epoch"])
-def test_while_the_gc_deletes(
-    tmp_shm: Path, shm: ShmSettings, victim: Victim, level: str
-) -> None:
+def test_while_the_gc_deletes(tmp_shm: Path, shm: ShmSettings, victim: Victim, level: str) -> None:
     """The victim even has the names that the GC looks for."""
     for name in ("header.ring", "1.pool"):
         (victim.directory / name).write_bytes(b"precious too")

@@ -9,17 +9,14 @@ from pathlib import Path
 from tensorpool.driver import agent
 from tensorpool.wire.driver import ShmDriverShutdownRequest
 from tests.integration.host import RunningHost
-from tests.support import wait_until
 from tests.wire_client import WireClient, settings_of
 
-TOKEN = "open-sesame-4711"
+TOKEN = "open-sesame-4711"  # noqa: S105 - a test's
 GUESSES = (b"open-sesame-4712", b"wrong-guess-0815", b"")
 
 
 def test_neither_token_nor_guess_is_ever_written(tmp_shm: Path) -> None:
-    host = RunningHost(
-        tmp_shm, {"policies": {"shutdown_token": TOKEN}, "logging": {"level": 4}}
-    )
+    host = RunningHost(tmp_shm, {"policies": {"shutdown_token": TOKEN}, "logging": {"level": 4}})
     try:
         host.start()
         host.wait_ready()

@@ -97,7 +97,9 @@ def test_true_progress_stride_is_accepted() -> None:
 def test_an_empty_tensor_of_huge_dimensions_is_refused() -> None:
     """Found by fuzzing: numpy refuses such a view with an error that a consumer did not expect."""
     top = 2**31 - 1
-    header = TensorHeader(Dtype.UINT8, MajorOrder.ROW, 4, 0, 0, 0, padded((0, top, top, top)), padded(()))
+    header = TensorHeader(
+        Dtype.UINT8, MajorOrder.ROW, 4, 0, 0, 0, padded((0, top, top, top)), padded(())
+    )
     with pytest.raises(TensorError, match="beyond 64 bits"):
         layout_of(header, 64)
     small = header._replace(dims=padded((0, top, 2, 2)))
