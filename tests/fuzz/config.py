@@ -52,7 +52,7 @@ def seeds() -> list[bytes]:
         small + b'[policies]\nshutdown_token = "secret-token"\nlease_keepalive_interval_ms = 1\n',
         b'[shm]\npermissions_mode = "0777"\nbase_dir = "../x"\nnamespace = "."\n',
         b"[supervisor]\nconsumer_capacity = -1\nforce_mode = 9\n[metrics]\nport = 70000\n",
-        b"a = [[[[[[[[1]]]]]]]]\n[x.y]\nz = 1e999\n"
-        b"d = 1979-05-27T07:32:00Z\ni = 0xffffffffffffffffff\n",
+        b"a = [[[[[[[[1]]]]]]]]\n[x.y]\nz = 1e999\ni = 0xffffffffffffffffff\n",
+        b"[driver]\naeron_dir = 1979-05-27T07:32:00Z\n",
         b'\xef\xbb\xbf[driver]\r\nannounce_channel = "aeron:ipc?"\r\n',
     ]

@@ -16,6 +16,7 @@ import pytest
 from tensorpool.aeron.cnc import read_owner
 from tensorpool.aeron_directory import require_own_directory
 from tensorpool.client.mapping import EpochRegions, MappedEpoch
+from tensorpool.clock import monotonic_ns
 from tensorpool.driver.provisioning import EpochPlan, provision
 from tensorpool.driver.recovery import inherit
 from tensorpool.errors import HostError
@@ -27,6 +28,7 @@ from tensorpool.host_lock import HostLock, is_held
 from tensorpool.launcher.host_file import HostFile, HostReport, read_host
 from tensorpool.launcher.locks import host_file_path, namespace_lock_path
 from tensorpool.namespace import prepare_namespace
+from tensorpool.pid_namespace import own_pid_namespace
 from tensorpool.registry import RegistryError, RegistryReader, RegistryWriter, own_identity
 from tensorpool.settings import PoolLayout, Profile, ShmSettings
 from tensorpool.shm import paths
@@ -245,6 +247,8 @@ def test_the_host_file(shm: ShmSettings, victim: Victim, plant: Plant, suffix: s
     report: HostReport = {
         "version": 1,
         "pid": os.getpid(),
+        "pid_namespace": own_pid_namespace(),
+        "written_ns": monotonic_ns(),
         "state": "ready",
         "ready": True,
         "started_at": 0.0,
