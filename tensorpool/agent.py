@@ -6,9 +6,12 @@ An agent does its work in small bounded steps; waiting is the runner's business
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from tensorpool.clock import monotonic_ns
+from tensorpool.metrics import Histogram, Sample
+from tensorpool.metrics.histogram import DUTY_CYCLE_BOUNDS_S
 
 
 class Agent(Protocol):
@@ -34,10 +37,10 @@ class Idle(Protocol):
 
 
 class DutyCycleTracker:
-    """Longest duty cycle since it was last asked, and the total count."""
+    """How long duty cycles take: the longest since it was last asked, and all of them counted."""
 
     def __init__(self) -> None:
-        self.cycles = 0
+        self.durations = Histogram(DUTY_CYCLE_BOUNDS_S)
         self._started_ns = 0
         self._longest_ns = 0
 
@@ -47,10 +50,15 @@ class DutyCycleTracker:
 
     def stop(self) -> None:
         """The cycle ended."""
-        self.cycles += 1
-        self._longest_ns = max(self._longest_ns, monotonic_ns() - self._started_ns)
+        duration_ns = monotonic_ns() - self._started_ns
+        self.durations.observe_ns(duration_ns)
+        self._longest_ns = max(self._longest_ns, duration_ns)
 
     def take_longest_ns(self) -> int:
         """The longest cycle since the last call, in nanoseconds."""
         longest, self._longest_ns = self._longest_ns, 0
         return longest
+
+    def samples(self) -> Iterator[Sample]:
+        """What a scrape shows of it."""
+        yield Sample("tensorpool_duty_cycle_seconds", self.durations)

@@ -197,10 +197,14 @@ class LauncherSettings:
 
 @dataclass(frozen=True, slots=True)
 class MetricsSettings:
-    """Prometheus endpoints (`[metrics]`). Ports by process name; 0 asks for a free one."""
+    """Prometheus endpoints (`[metrics]`). Ports by process name; 0 asks for a free one.
+
+    `discovery_file` lists them; empty: a file beside the namespace.
+    """
 
     enabled: bool
     bind_address: str
+    discovery_file: str
     ports: tuple[tuple[str, int], ...]
 
 

@@ -12,6 +12,7 @@ import pyaeron
 
 from tensorpool import logs
 from tensorpool.aeron.cnc import find_live_owner, read_owner
+from tensorpool.aeron.exposition import samples
 from tensorpool.aeron_directory import require_own_directory
 from tensorpool.child import FatalError, LauncherLink, exit_with
 from tensorpool.settings import HostSettings
@@ -66,7 +67,7 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
     try:
         # Before its start it may not have been there, and its parent be open to everybody.
         require_own_directory(aeron_dir)
-        link.serve_metrics(settings.metrics, ROLE, tuple)
+        link.serve_metrics(settings.metrics, ROLE, lambda: samples(aeron_dir))
         _mark_as_ours(aeron_dir)
         link.ready(f"aeron_dir={aeron_dir}")
         while not link.stop_requested:

@@ -69,6 +69,7 @@ def to_settings(config: HostConfig) -> HostSettings:
         metrics=MetricsSettings(
             enabled=config.metrics.enabled,
             bind_address=config.metrics.bind_address,
+            discovery_file=config.metrics.discovery_file,
             ports=tuple(config.metrics.ports.model_dump().items()),
         ),
     )

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from tensorpool.config.fields import (
+    AbsolutePath,
     BindAddress,
     Flag,
     IdleStrategy,
@@ -14,7 +15,7 @@ from tensorpool.config.fields import (
     PositiveUint32,
     Threading,
 )
-from tensorpool.config.metadata import Environment
+from tensorpool.config.metadata import Computed, Environment
 from tensorpool.config.models import (
     DriverTable,
     PoliciesTable,
@@ -23,6 +24,7 @@ from tensorpool.config.models import (
     StreamTable,
     SupervisorTable,
     Table,
+    _text,
 )
 
 
@@ -104,6 +106,9 @@ class MetricsTable(Table):
 
     enabled: Flag = Field(default=False, description="Serve `/metrics`.")
     bind_address: BindAddress = Field("127.0.0.1", description="Address to listen on.")
+    discovery_file: Annotated[
+        AbsolutePath, Computed("`<base_dir>/tensorpool-<user>/.<namespace>.targets.json`")
+    ] = _text("File that lists the ports for Prometheus (`file_sd_configs`).")
     ports: MetricsPorts = _table(MetricsPorts)
 
 

@@ -182,6 +182,14 @@ def _launcher(config: HostConfig) -> Iterator[Finding]:
 
 
 def _metrics(config: HostConfig) -> Iterator[Finding]:
+    path = config.metrics.discovery_file
+    if path and not path.endswith(".json"):
+        yield Finding(
+            ("metrics", "discovery_file"),
+            path,
+            "a path that ends in .json: by that Prometheus knows the format",
+            f'write "{path}.json"',
+        )
     owners: dict[int, str] = {}
     for process in type(config.metrics.ports).model_fields:
         port: int = getattr(config.metrics.ports, process)

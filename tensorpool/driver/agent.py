@@ -166,8 +166,11 @@ class DriverAgent:
             return 0
         self._client = client
         now_ns = monotonic_ns()
-        self.service.outbox = Outbox(control)
-        self.service.announcer = Announcer(announce, self._settings.policies.announce_period_ns)
+        stats = self.service.stats
+        self.service.outbox = Outbox(control, stats.outbox)
+        self.service.announcer = Announcer(
+            announce, self._settings.policies.announce_period_ns, stats.announces
+        )
         self._take_gone_sessions()  # of the former media driver: new sessions come in their place
         if self._lost_since_ns:
             self.service.leases.extend_all(now_ns - self._lost_since_ns)

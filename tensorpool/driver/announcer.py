@@ -11,6 +11,7 @@ import struct
 
 from tensorpool import wire
 from tensorpool.aeron.client import Offer, Publication
+from tensorpool.aeron.outbox import SendTotals
 from tensorpool.driver.streams import Stream, StreamTable
 from tensorpool.shm.layout import HEADER_SLOT_BYTES, LAYOUT_VERSION
 from tensorpool.wire.codec import MESSAGE_HEADER
@@ -29,19 +30,21 @@ MAX_PER_CYCLE = 64
 class Announcer:
     """Sends each stream's announce at once when it changes, then periodically.
 
-    Attributes:
-        sent: announces that went out.
-        back_pressured: attempts that must be repeated.
+    Args:
+        publication: where announces go.
+        period_ns: from one announce of a stream to its next.
+        totals: to count in; an attempt that must be repeated is back-pressured.
     """
 
-    def __init__(self, publication: Publication, period_ns: int) -> None:
+    def __init__(
+        self, publication: Publication, period_ns: int, totals: SendTotals | None = None
+    ) -> None:
         self._publication = publication
         self._period_ns = period_ns
         self._messages: dict[int, bytearray] = {}
         self._due: list[tuple[int, int]] = []
         self._due_at: dict[int, int] = {}
-        self.sent = 0
-        self.back_pressured = 0
+        self._totals = totals if totals is not None else SendTotals()
 
     def announce_now(self, stream: Stream, now_ns: int) -> None:
         """The stream has new regions or another producer: announce in this duty cycle."""
@@ -84,11 +87,11 @@ class Announcer:
             _PRODUCER.pack_into(message, _PRODUCER_AT, stream.producer_id)
             # Nobody listening is no failure: whoever comes gets the next one.
             if self._publication.offer(message) is Offer.BACK_PRESSURED:
-                self.back_pressured += 1
+                self._totals.back_pressured += 1
                 break
             heapq.heappop(self._due)
             self._schedule(stream_id, now_ns + self._period_ns)
-            self.sent += 1
+            self._totals.sent += 1
             count += 1
         return count
 

@@ -6,6 +6,7 @@ diagnostic that says what to do.
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from tensorpool.driver.leases import Lease, LeaseTable
@@ -20,13 +21,54 @@ CLIENT_ID_TAKEN = "client_id already attached"
 """Clients with automatic ids look for exactly this text (Driver §B.2)."""
 
 
-class Rejection(Exception):
-    """The answer "no": code and diagnostic."""
+class RejectReason(enum.Enum):
+    """Why an attach is refused: a word for the metrics, and the response code (Driver §4.6)."""
 
-    def __init__(self, code: ResponseCode, message: str) -> None:
+    SCHEMA_VERSION = ("schema_version", ResponseCode.UNSUPPORTED)
+    CLIENT_ID_ZERO = ("client_id_zero", ResponseCode.INVALID_PARAMS)
+    ROLE = ("role", ResponseCode.INVALID_PARAMS)
+    PUBLISH_MODE = ("publish_mode", ResponseCode.UNSUPPORTED)
+    HUGEPAGES_POLICY = ("hugepages_policy", ResponseCode.INVALID_PARAMS)
+    NO_REGIONS = ("no_regions", ResponseCode.REJECTED)
+    NO_STREAM = ("no_stream", ResponseCode.REJECTED)
+    NOT_DYNAMIC = ("not_dynamic", ResponseCode.REJECTED)
+    NO_STREAM_RANGE = ("no_stream_range", ResponseCode.INVALID_PARAMS)
+    CONSUMER_OF_NEW = ("consumer_of_new", ResponseCode.INVALID_PARAMS)
+    OUT_OF_RANGE = ("out_of_range", ResponseCode.REJECTED)
+    STREAMS_FULL = ("streams_full", ResponseCode.REJECTED)
+    RANGE_EXHAUSTED = ("range_exhausted", ResponseCode.REJECTED)
+    LAYOUT_VERSION = ("layout_version", ResponseCode.REJECTED)
+    BACKING = ("backing", ResponseCode.REJECTED)
+    CLIENT_ID_TAKEN = ("client_id_taken", ResponseCode.REJECTED)
+    PRODUCER_TAKEN = ("producer_taken", ResponseCode.REJECTED)
+    NODE_ID_TAKEN = ("node_id_taken", ResponseCode.REJECTED)
+    LEASES_FULL = ("leases_full", ResponseCode.REJECTED)
+    DRAINING = ("draining", ResponseCode.REJECTED)
+    PROVISIONING = ("provisioning", ResponseCode.INTERNAL_ERROR)
+
+    @property
+    def word(self) -> str:
+        """As the metrics' label has it."""
+        return self.value[0]
+
+    @property
+    def code(self) -> ResponseCode:
+        """As the response has it."""
+        return self.value[1]
+
+
+class Rejection(Exception):
+    """The answer "no": reason and diagnostic."""
+
+    def __init__(self, reason: RejectReason, message: str) -> None:
         super().__init__(message)
-        self.code = code
+        self.reason = reason
         self.message = message
+
+    @property
+    def code(self) -> ResponseCode:
+        """As the response has it."""
+        return self.reason.code
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +122,7 @@ class AttachRules:
         node_id = self._choose_node_id(request, superseded, now_ns)
         if self._leases.is_full and superseded is None:
             raise Rejection(
-                ResponseCode.REJECTED,
+                RejectReason.LEASES_FULL,
                 f"all {len(self._leases)} leases are taken; raise policies.max_leases",
             )
         return Admission(stream, stream_id, role, superseded, node_id)
@@ -89,22 +131,22 @@ class AttachRules:
     def _check_form(request: ShmAttachRequest) -> Role:
         if request.client_id == 0:
             raise Rejection(
-                ResponseCode.INVALID_PARAMS, "client_id 0: choose a non-zero id (Driver B.2)"
+                RejectReason.CLIENT_ID_ZERO, "client_id 0: choose a non-zero id (Driver B.2)"
             )
         if request.role not in Role:
             raise Rejection(
-                ResponseCode.INVALID_PARAMS,
+                RejectReason.ROLE,
                 f"role {request.role}: must be 1 (PRODUCER) or 2 (CONSUMER)",
             )
         if request.publish_mode is not None and request.publish_mode not in PublishMode:
             raise Rejection(
-                ResponseCode.UNSUPPORTED,
+                RejectReason.PUBLISH_MODE,
                 f"publishMode {request.publish_mode}: must be 1 (REQUIRE_EXISTING) or "
                 "2 (EXISTING_OR_CREATE)",
             )
         if request.require_hugepages not in HugepagesPolicy:
             raise Rejection(
-                ResponseCode.INVALID_PARAMS,
+                RejectReason.HUGEPAGES_POLICY,
                 f"requireHugepages {request.require_hugepages}: must be 0, 1 or 2",
             )
         return Role(request.role)
@@ -115,14 +157,14 @@ class AttachRules:
         if stream is not None:
             if stream.epoch is None and not stream.is_provisioning and not may_create:
                 raise Rejection(
-                    ResponseCode.REJECTED,
+                    RejectReason.NO_REGIONS,
                     f"stream {stream.stream_id} has no regions; attach with "
                     "publishMode EXISTING_OR_CREATE",
                 )
             return stream.stream_id, stream
         if not may_create:
             raise Rejection(
-                ResponseCode.REJECTED,
+                RejectReason.NO_STREAM,
                 f"stream {request.stream_id} does not exist; configure it under [streams], or "
                 "attach with publishMode EXISTING_OR_CREATE",
             )
@@ -132,35 +174,35 @@ class AttachRules:
     def _choose_dynamic_id(self, wanted: int, role: Role) -> int:
         if not self._policies.allow_dynamic_streams:
             raise Rejection(
-                ResponseCode.REJECTED,
+                RejectReason.NOT_DYNAMIC,
                 f"stream {wanted} is not configured and policies.allow_dynamic_streams is false",
             )
         ids = self._driver.stream_id_range
         if ids is None:
             raise Rejection(
-                ResponseCode.INVALID_PARAMS,
+                RejectReason.NO_STREAM_RANGE,
                 "driver.stream_id_range is not set: no dynamic stream can be made",
             )
         if wanted == 0 and role is not Role.PRODUCER:
             raise Rejection(
-                ResponseCode.INVALID_PARAMS,
+                RejectReason.CONSUMER_OF_NEW,
                 "stream_id 0 asks for a new stream, which only a producer can do",
             )
         if wanted != 0 and wanted not in ids:
             raise Rejection(
-                ResponseCode.REJECTED,
+                RejectReason.OUT_OF_RANGE,
                 f"stream {wanted} is neither configured nor in driver.stream_id_range "
                 f"{ids.first}-{ids.last}",
             )
         if not self._streams.has_room:
             raise Rejection(
-                ResponseCode.REJECTED,
+                RejectReason.STREAMS_FULL,
                 f"all {len(self._streams)} streams are in use; raise policies.max_streams",
             )
         chosen = wanted or self._streams.free_id(ids)
         if chosen is None:
             raise Rejection(
-                ResponseCode.REJECTED,
+                RejectReason.RANGE_EXHAUSTED,
                 f"driver.stream_id_range {ids.first}-{ids.last} is exhausted",
             )
         return chosen
@@ -170,7 +212,7 @@ class AttachRules:
         expected = request.expected_layout_version
         if expected not in {0, LAYOUT_VERSION}:
             raise Rejection(
-                ResponseCode.REJECTED,
+                RejectReason.LAYOUT_VERSION,
                 f"expectedLayoutVersion {expected}: the layout version here is {LAYOUT_VERSION}",
             )
 
@@ -181,19 +223,19 @@ class AttachRules:
         )
         if wants_huge and not huge:
             raise Rejection(
-                ResponseCode.REJECTED,
+                RejectReason.BACKING,
                 f"huge pages are required, but shm.base_dir {self._shm.base_dir} is not on "
                 "hugetlbfs; point it at a hugetlbfs mount",
             )
         if wants_huge and self._backing.page_size_bytes != self._shm.page_size_bytes:
             raise Rejection(
-                ResponseCode.REJECTED,
+                RejectReason.BACKING,
                 f"huge pages of {self._backing.page_size_bytes} bytes, but shm.page_size_bytes "
                 f"is {self._shm.page_size_bytes}",
             )
         if request.require_hugepages == HugepagesPolicy.STANDARD and huge:
             raise Rejection(
-                ResponseCode.REJECTED,
+                RejectReason.BACKING,
                 f"standard pages are required, but shm.base_dir {self._shm.base_dir} is on "
                 "hugetlbfs",
             )
@@ -209,7 +251,7 @@ class AttachRules:
         # successor, but one that is the same proves nothing.
         if is_overdue or (lease.is_orphaned and lease.session_id != session_id):
             return lease
-        raise Rejection(ResponseCode.REJECTED, CLIENT_ID_TAKEN)
+        raise Rejection(RejectReason.CLIENT_ID_TAKEN, CLIENT_ID_TAKEN)
 
     @staticmethod
     def _check_producer(stream: Stream | None, role: Role, superseded: Lease | None) -> None:
@@ -217,7 +259,7 @@ class AttachRules:
             return
         assert stream.producer is not None
         raise Rejection(
-            ResponseCode.REJECTED,
+            RejectReason.PRODUCER_TAKEN,
             f"stream {stream.stream_id} has a producer already: "
             f"client {stream.producer.client_id} (Driver 5: one at a time)",
         )
@@ -232,7 +274,7 @@ class AttachRules:
         own = superseded is not None and superseded.node_id == desired
         if not own and not node_ids.is_available(desired, now_ns=now_ns):
             raise Rejection(
-                ResponseCode.REJECTED,
+                RejectReason.NODE_ID_TAKEN,
                 f"desiredNodeId {desired} is in use or cooling down "
                 "(policies.node_id_reuse_cooldown_ms)",
             )

@@ -62,11 +62,14 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
     provisioner = Provisioner(shm, prefault=policies.prefault_shm, mlock=policies.mlock_shm)
     service = LeaseService(settings, heritage, registry, provisioner)
     agent = DriverAgent(settings, service, registry, heritage.debts)
+    tracker = DutyCycleTracker()
     try:
         _publish(registry, shm.registry_path)
-        link.serve_metrics(settings.metrics, ROLE, lambda: samples(agent, shm.base_dir))
+        link.serve_metrics(
+            settings.metrics, ROLE, lambda: (*samples(agent, shm.base_dir), *tracker.samples())
+        )
         idle = DutyCycleIdle(settings.launcher.idle_strategy, _BUSY_PARK_NS, _QUIET_PARK_NS)
-        _duty_cycle(agent, provisioner, link, idle)
+        _duty_cycle(agent, provisioner, link, idle, tracker)
     finally:
         agent.on_close()
         provisioner.close()
@@ -83,10 +86,13 @@ def _publish(registry: RegistryWriter, path: str) -> None:
 
 
 def _duty_cycle(
-    agent: DriverAgent, provisioner: Provisioner, link: LauncherLink, idle: DutyCycleIdle
+    agent: DriverAgent,
+    provisioner: Provisioner,
+    link: LauncherLink,
+    idle: DutyCycleIdle,
+    tracker: DutyCycleTracker,
 ) -> None:
     provisioning_idle = BackoffIdle(_PROVISIONING_PARK_NS)
-    tracker = DutyCycleTracker()
     has_reported = False
     while not agent.is_done:
         tracker.start()

@@ -8,13 +8,13 @@ step as the table that it shows.
 from __future__ import annotations
 
 import logging
-from time import time_ns
+from time import time, time_ns
 from typing import Any
 
 from tensorpool.aeron.outbox import Outbox
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.driver.announcer import Announcer
-from tensorpool.driver.attach import Admission, AttachRules, Rejection
+from tensorpool.driver.attach import Admission, AttachRules, Rejection, RejectReason
 from tensorpool.driver.leases import Lease, LeaseTable
 from tensorpool.driver.node_ids import NodeIds
 from tensorpool.driver.provisioning import EpochPlan, LockRefused, NoSpace, Provisioned, Provisioner
@@ -50,6 +50,9 @@ _GC_POLL_NS = 10 * NS_PER_MS
 _RETRY_NS = NS_PER_S
 _EXPIRIES_PER_CYCLE = 100
 """Expiries are spread, not stormed (design §4.14); the duty cycle stays bounded."""
+
+_CREDIBLE_DELAY_NS = 60 * NS_PER_S
+"""A client timestamp older than this is none."""
 
 _BUMP_OF_END = {
     LeaseRevokeReason.DETACHED: BumpReason.PRODUCER_DETACHED,
@@ -210,6 +213,7 @@ class LeaseService:
             # An epoch in the making was never visible: it serves this reason as well.
             stream.is_provisioning = True
             stream.has_retried = False
+            stream.wanted_ns = monotonic_ns()
             if self._startup_pass is not None:
                 stream.space = self._startup_pass
             else:
@@ -235,8 +239,10 @@ class LeaseService:
         stream.retry_ns = 0
         stream.bumps += 1
         stream.epoch_created_ns = now_ns
+        stream.epoch_created_at = time()
         self.stats.epoch_bumps[stream.reason.name] += 1
         self.stats.provisioned_bytes += result.plan.total_bytes
+        self.stats.provision_times.observe_ns(now_ns - stream.wanted_ns)
         for lease_id in stream.consumers:
             lease = self.leases.get(lease_id)
             if lease is not None:
@@ -283,10 +289,11 @@ class LeaseService:
             fields = {"stream_id": stream.stream_id, "why": str(error), **counted(suppressed)}
             _log.error("provisioning failed", extra=fields)
         stream.is_provisioning = False
+        self.stats.provision_times.observe_ns(monotonic_ns() - stream.wanted_ns)
         waiting, stream.waiting = stream.waiting, []
         for entry in waiting:
             self._withdraw_reservation(entry.lease)
-            self._reject(entry.correlation_id, ResponseCode.INTERNAL_ERROR, str(error))
+            self._reject(entry.correlation_id, RejectReason.PROVISIONING, str(error))
         if stream.epoch is not None and not stream.is_tainted:
             self.announcer.announce_now(stream, monotonic_ns())
         else:
@@ -306,12 +313,12 @@ class LeaseService:
             return
         try:
             if self.is_draining:
-                raise Rejection(ResponseCode.REJECTED, "the driver is shutting down")
+                raise Rejection(RejectReason.DRAINING, "the driver is shutting down")
             admission = self._rules.judge(request, session_id, now_ns)
         except Rejection as rejection:
-            self._reject(request.correlation_id, rejection.code, rejection.message, request)
+            self._reject(request.correlation_id, rejection.reason, rejection.message, request)
             return
-        self._admit(request, session_id, admission)
+        self._admit(request, session_id, admission, now_ns)
 
     def _is_pending_retry(self, request: ShmAttachRequest) -> bool:
         """Whether the same request already waits: a retry is no second attach (Driver §4.8)."""
@@ -334,7 +341,9 @@ class LeaseService:
             and (request.client_id, request.correlation_id) in self._answered
         )
 
-    def _admit(self, request: ShmAttachRequest, session_id: int, admission: Admission) -> None:
+    def _admit(
+        self, request: ShmAttachRequest, session_id: int, admission: Admission, seen_ns: int
+    ) -> None:
         if admission.superseded is not None:
             self.stats.superseded_leases += 1
             self._end(
@@ -357,7 +366,7 @@ class LeaseService:
             correlation_id=request.correlation_id,
         )
         fault_point(FaultPoint.LEASE_RESERVED)
-        entry = Waiting(request.correlation_id, lease)
+        entry = Waiting(request.correlation_id, lease, seen_ns)
         if admission.role is Role.PRODUCER:
             stream.producer = lease
             stream.waiting.append(entry)
@@ -409,7 +418,8 @@ class LeaseService:
                 lease.node_id,
                 epoch.pools,
                 epoch.header_uri,
-            )
+            ),
+            lambda: self.stats.attach_times[lease.role].observe_ns(monotonic_ns() - entry.seen_ns),
         )
         fault_point(FaultPoint.CLIENT_ANSWERED)
         _log.info("lease attached", extra=_ids(lease) | {"epoch": epoch.epoch})
@@ -417,7 +427,7 @@ class LeaseService:
     def reject_unsupported(self, correlation_id: int, *, is_attach: bool, text: str) -> None:
         """The client's schema version is newer than ours (Driver §4.4a)."""
         if is_attach:
-            self._reject(correlation_id, ResponseCode.UNSUPPORTED, text)
+            self._reject(correlation_id, RejectReason.SCHEMA_VERSION, text)
         else:
             self.outbox.send(
                 ShmDetachResponse(
@@ -428,15 +438,17 @@ class LeaseService:
     def _reject(
         self,
         correlation_id: int,
-        code: ResponseCode,
+        reason: RejectReason,
         message: str,
         request: ShmAttachRequest | None = None,
     ) -> None:
-        self.stats.rejects[code.name] += 1
+        self.stats.rejects[reason] += 1
         self.outbox.send(
-            ShmAttachResponse(correlation_id, code, error_message=message[:MAX_ERROR_MESSAGE_BYTES])
+            ShmAttachResponse(
+                correlation_id, reason.code, error_message=message[:MAX_ERROR_MESSAGE_BYTES]
+            )
         )
-        fields: dict[str, Any] = {"code": code.name, "why": message}
+        fields: dict[str, Any] = {"code": reason.code.name, "why": message}
         if request is not None:
             fields |= {"stream_id": request.stream_id, "client_id": request.client_id}
         suppressed = self._reject_log.take()
@@ -449,17 +461,22 @@ class LeaseService:
         if lease is None or not _matches(lease, message):
             self.stats.ignored_keepalives += 1
             return
+        now_ns = monotonic_ns()
         self.stats.keepalives += 1
+        # Clients stamp by the wall clock, the monotonic one or none: one later than now is no time
+        # of ours since boot.
+        stamp_ns = message.client_timestamp_ns
+        delay_ns = (time_ns() if stamp_ns > now_ns else now_ns) - stamp_ns
+        if 0 <= delay_ns < _CREDIBLE_DELAY_NS:
+            self.stats.keepalive_delays.observe_ns(delay_ns)
         self.leases.keep_alive(
-            lease,
-            session_id=session_id,
-            now_ns=monotonic_ns(),
-            ttl_ns=self._policies.lease_ttl_ns,
+            lease, session_id=session_id, now_ns=now_ns, ttl_ns=self._policies.lease_ttl_ns
         )
         self._registry.write_lease(lease.index, lease.record())
 
     def detach(self, message: ShmDetachRequest) -> None:
         """End the lease if everything matches (Driver §4.9)."""
+        seen_ns = monotonic_ns()
         lease = self.leases.get(message.lease_id)
         if lease is None or not _matches(lease, message):
             self.outbox.send(
@@ -473,7 +490,10 @@ class LeaseService:
             return
         self.stats.detaches += 1
         self._end(lease, LeaseRevokeReason.DETACHED)
-        self.outbox.send(ShmDetachResponse(message.correlation_id, ResponseCode.OK))
+        self.outbox.send(
+            ShmDetachResponse(message.correlation_id, ResponseCode.OK),
+            lambda: self.stats.detach_times.observe_ns(monotonic_ns() - seen_ns),
+        )
 
     # -- ends -----------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ class Waiting:
 
     correlation_id: int
     lease: Lease
+    seen_ns: int
 
 
 @dataclass(slots=True)
@@ -34,6 +35,8 @@ class Stream:
     """One stream.
 
     Attributes:
+        wanted_ns: when its epoch in the making was asked for.
+        epoch_created_at: when it got its epoch (wall clock, seconds).
         epoch: its current regions; None before the first are made and after they failed.
         is_provisioning: a worker is making the next epoch's regions; the current ones are
             no longer announced.
@@ -56,6 +59,8 @@ class Stream:
     reason: BumpReason = BumpReason.NONE
     bumps: int = 0
     epoch_created_ns: int = 0
+    epoch_created_at: float = 0.0
+    wanted_ns: int = 0
     producer: Lease | None = None
     consumers: set[int] = field(default_factory=set)
     waiting: list[Waiting] = field(default_factory=list)
@@ -109,6 +114,10 @@ class StreamTable:
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    def snapshot(self) -> list[Stream]:
+        """All of them as of one moment, for another thread."""
+        return list(self._by_id.values())
 
     def get(self, stream_id: int) -> Stream | None:
         """The stream with this id."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,8 @@ from tensorpool.gc.collector import PassReport, run_pass
 from tensorpool.gc.eligibility import Limits, Rule, Unreadable
 from tensorpool.gc.watch import RegistryWatch, is_stopped
 from tensorpool.gc_report import GcReport, GcReportWriter, report_path
+from tensorpool.metrics import Histogram
+from tensorpool.metrics.histogram import WORK_BOUNDS_S
 from tensorpool.registry import BumpReason, DriverState, RegistryError, RegistryReader
 from tensorpool.settings import HostSettings
 
@@ -44,7 +47,10 @@ class GcAgent:
         passes, deletions, bytes_freed, errors: totals since the start.
         deleted_by_rule: totals since the start.
         kept_by_rule: of the last pass.
-        last_pass: the last one's report.
+        last_pass: the last one's report; `last_pass_at` is when it ended (wall clock, seconds).
+        pass_times: how long passes and sweeps took.
+        requests_seen, requests_served: numbers of the driver's last request and of the last one
+            that a pass has served.
     """
 
     role_name = "gc"
@@ -59,6 +65,9 @@ class GcAgent:
         self.kept_by_rule: Counter[Rule] = Counter()
         self.last_pass: PassReport | None = None
         self.last_pass_ns = 0
+        self.last_pass_at = 0.0
+        self.pass_times = Histogram(WORK_BOUNDS_S)
+        self.requests_seen = 0
         self.requests_served = 0
         self._settings = settings
         self._limits = Limits.of(settings.policies)
@@ -120,6 +129,7 @@ class GcAgent:
             return 0
         try:
             requests, changes = registry.gc_requests, registry.epoch_changes
+            self.requests_seen = requests
             reason = self._reason(registry, requests, changes)
         except RegistryError as error:
             self._tell_once("no registry: nothing is deleted", str(error), logging.ERROR)
@@ -178,7 +188,7 @@ class GcAgent:
         self._is_swept = False
         self._seen_changes = 0
         # A new driver counts its requests from the start.
-        self.requests_served = 0
+        self.requests_seen = self.requests_served = 0
 
     def _reason(self, registry: RegistryReader, requests: int, changes: int) -> str | None:
         """Why a pass should run now, if it should."""
@@ -215,6 +225,8 @@ class GcAgent:
         self._account(report, reason, is_sweep=is_sweep)
         ended_ns = monotonic_ns()
         self.last_pass_ns = ended_ns
+        self.last_pass_at = time.time()
+        self.pass_times.observe_ns(ended_ns - started_ns)
         fair_ns = (ended_ns - started_ns) * _REST_FACTOR
         rest_ns = max(_MIN_REST_NS, min(fair_ns, self._limits.min_age_ns))
         self._rest_until_ns = ended_ns + rest_ns

@@ -41,7 +41,12 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
     agent.on_start()
     try:
         policies = settings.policies
-        link.serve_metrics(settings.metrics, ROLE, lambda: samples(agent))
+        namespace_dir = settings.shm.namespace_dir
+        link.serve_metrics(
+            settings.metrics,
+            ROLE,
+            lambda: (*samples(agent, namespace_dir), *tracker.samples()),
+        )
         link.ready(f"enabled={policies.epoch_gc_enabled} keep={policies.epoch_gc_keep}")
         _duty_cycle(agent, link, tracker)
         _await_driver(agent, link, policies.shutdown_timeout_ns)

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -25,7 +26,7 @@ from tensorpool.child import (
 )
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.launcher.child_main import InheritedFd, main
-from tensorpool.launcher.exits import Exit, explain
+from tensorpool.launcher.exits import Exit, ExitKind, explain
 from tensorpool.launcher.host_file import ProcessReport
 from tensorpool.launcher.processes import Role
 from tensorpool.launcher.restart import RestartPolicy
@@ -88,9 +89,10 @@ class ChildProcess:
     Attributes:
         state: see the state types.
         since: when it entered it (wall clock, seconds), for people.
-        restarts: how often it was started again.
+        restarts_by_kind: how often it was started again, by how it had ended.
         last_exit: how its process last ended against our will.
-        lag_ns: its longest duty cycle since this was last set to 0.
+        lag_ns: its longest duty cycle since `take_lag` was called.
+        last_lag_ns: what that call found.
         detail: what it said when it became ready, or why it is not needed.
         metrics_url: where its metrics are; None if they are disabled.
     """
@@ -99,9 +101,9 @@ class ChildProcess:
         self.role = role
         self.state: ChildState = Ended()
         self.since = time.time()
-        self.restarts = 0
+        self.restarts_by_kind: Counter[ExitKind] = Counter()
         self.last_exit: Exit | None = None
-        self.lag_ns = 0
+        self.lag_ns = self.last_lag_ns = 0
         self.detail = ""
         self.metrics_url: str | None = None
         self.policy = RestartPolicy(settings.launcher)
@@ -134,6 +136,20 @@ class ChildProcess:
         return isinstance(self.state, Serving) or (
             isinstance(self.state, Ended) and self.state.is_not_needed
         )
+
+    @property
+    def restarts(self) -> int:
+        """How often it was started again."""
+        return self.restarts_by_kind.total()
+
+    @property
+    def silent_ns(self) -> int:
+        """How long ago it last gave a sign of life, or was started."""
+        return monotonic_ns() - self._heard_ns
+
+    def take_lag(self) -> None:
+        """A period of reporting ends: keep its longest duty cycle, begin another."""
+        self.last_lag_ns, self.lag_ns = self.lag_ns, 0
 
     def enter(self, state: ChildState) -> None:
         """Change the state."""

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import enum
 import signal
 from dataclasses import dataclass
 
 from tensorpool.child import ExitCode, Failed
+
+
+class ExitKind(enum.StrEnum):
+    """How a child ended, in one word: a label of the metrics."""
+
+    HUNG = "hung"
+    """The launcher killed it: no sign of life."""
+    SIGNAL = "signal"
+    """Somebody's signal, or a fault that the kernel answers with one."""
+    ERROR = "error"
+    """It said why, or its exit status did."""
+    UNASKED = "unasked"
+    """With exit status 0, but nobody had told it to end."""
+    NOT_STARTED = "not_started"
+    """The system refused another process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +31,7 @@ class Exit:
     code: int
     reason: str
     is_fatal: bool
+    kind: ExitKind = ExitKind.ERROR
 
 
 def explain(code: int, failed: Failed | None, killed_because: str | None = None) -> Exit:
@@ -26,13 +43,14 @@ def explain(code: int, failed: Failed | None, killed_because: str | None = None)
         killed_because: why the launcher itself killed it, if it did.
     """
     if killed_because is not None:
-        return Exit(code, killed_because, is_fatal=False)
+        return Exit(code, killed_because, is_fatal=False, kind=ExitKind.HUNG)
     if failed is not None:
         return Exit(code, failed.reason, failed.fatal)
     if code < 0:
-        return Exit(code, _signal_text(-code), is_fatal=False)
+        return Exit(code, _signal_text(-code), is_fatal=False, kind=ExitKind.SIGNAL)
     if code == ExitCode.OK:
-        return Exit(code, "ended without being told to", is_fatal=False)
+        why = "ended without being told to"
+        return Exit(code, why, is_fatal=False, kind=ExitKind.UNASKED)
     return Exit(code, f"exit status {code}, no reason given", code == ExitCode.FATAL)
 
 

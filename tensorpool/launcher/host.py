@@ -21,11 +21,13 @@ from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.errors import HostError, TensorPoolError
 from tensorpool.launcher.child_main import InheritedFd
 from tensorpool.launcher.child_process import ChildProcess, Ended, Message, Stopping, Waiting
-from tensorpool.launcher.exits import Exit
+from tensorpool.launcher.discovery import TargetsFile
+from tensorpool.launcher.exits import Exit, ExitKind
 from tensorpool.launcher.exposition import samples
 from tensorpool.launcher.host_file import VERSION, HostFile, HostReport
 from tensorpool.launcher.locks import take_locks
 from tensorpool.launcher.memory import check_memory
+from tensorpool.launcher.probes import Probes
 from tensorpool.launcher.processes import DRAIN_ORDER, roles
 from tensorpool.launcher.reload import HostConfiguration, changed_keys, refused_keys
 from tensorpool.launcher.signals import SignalQueue, reap_orphans
@@ -89,6 +91,8 @@ class Host:
         self._failure: str | None = None
         self._metrics_url: str | None = None
         self._file = HostFile(settings.shm)
+        self._targets = TargetsFile(settings)
+        self._probes = Probes(self.children, settings.shm)
         self._started_at = time.time()
         self._next_report_ns = 0
         self._next_watchdog_ns = 0
@@ -103,9 +107,7 @@ class Host:
         """
         # It unblocks signals when it starts; so before ours are blocked for a spawn.
         resource_tracker.ensure_running()
-        self._metrics_url = metrics.serve(
-            self._config.settings.metrics, "launcher", lambda: samples(self.children)
-        )
+        self._serve_metrics()
         try:
             for child in self.children:
                 self._start(child)
@@ -114,8 +116,20 @@ class Host:
         finally:
             self._kill_all()
             self._file.remove()
+            self._targets.remove()
         if self._failure is not None:
             raise HostError(self._failure)
+
+    def _serve_metrics(self) -> None:
+        settings = self._config.settings
+        self._metrics_url = metrics.serve(
+            settings.metrics,
+            "launcher",
+            lambda: samples(self.children, self._probes),
+            self._probes.routes(),
+        )
+        if self._metrics_url is not None:
+            self._targets.write({"launcher": self._metrics_url})
 
     @property
     def _is_over(self) -> bool:
@@ -128,6 +142,7 @@ class Host:
     def _turn(self) -> None:
         waitables = [item for child in self.children for item in child.waitables()]
         connection.wait([self._signals.fileno(), *waitables], self._patience_s())
+        self._probes.on_turn()
         for number in self._signals.take():
             self._on_signal(number)
         for child in self.children:
@@ -152,7 +167,8 @@ class Host:
     def _keep_time(self, now_ns: int) -> None:
         for child in self.children:
             if isinstance(child.state, Waiting) and now_ns >= child.state.until_ns:
-                child.restarts += 1
+                ended = child.last_exit
+                child.restarts_by_kind[ended.kind if ended else ExitKind.ERROR] += 1
                 self._start(child)
             elif isinstance(child.state, Stopping) and now_ns >= child.state.deadline_ns:
                 self._end_by_force(child)
@@ -171,7 +187,7 @@ class Host:
         try:
             child.start()
         except OSError as error:
-            self._on_end(child, Exit(1, f"cannot be started: {error}", is_fatal=False))
+            self._on_end(child, _not_started(error))
             return
         _log.debug("child started", extra={"child": child.name, "pid": child.pid})
 
@@ -226,6 +242,7 @@ class Host:
         if self.state is HostState.DRAINING:
             return
         self.state = HostState.DRAINING
+        self._probes.is_draining = True
         _log.info("draining", extra={"why": why})
         self._manager.stopping()
         self._drain_next(monotonic_ns())
@@ -343,9 +360,18 @@ class Host:
         except OSError as error:
             _log.warning("status file not written", extra={"why": str(error)})
         for child in self.children:
-            child.lag_ns = 0
+            child.take_lag()
+        if self._metrics_url is not None:
+            self._list_targets(self._metrics_url)
         self._reported = key
         self._next_report_ns = now_ns + _REPORT_PERIOD_NS
+
+    def _list_targets(self, own_url: str) -> None:
+        urls = {child.name: child.metrics_url for child in self.children if child.metrics_url}
+        try:
+            self._targets.write({"launcher": own_url} | urls)
+        except HostError as error:
+            _log.warning("targets not written", extra={"why": str(error)})
 
     def _account(self) -> HostReport:
         settings = self._config.settings
@@ -364,6 +390,10 @@ class Host:
             "metrics": self._metrics_url,
             "processes": [child.report() for child in self.children],
         }
+
+
+def _not_started(error: OSError) -> Exit:
+    return Exit(1, f"cannot be started: {error}", is_fatal=False, kind=ExitKind.NOT_STARTED)
 
 
 def _why(child: ChildProcess, ended: Exit) -> dict[str, object]:

@@ -95,16 +95,7 @@ class HostFile:
         Raises:
             OSError: no space, or the directory is gone.
         """
-        staging = f"{self._path}.new"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(staging)
-        # Never into what is there: it may be a link to another file, or a FIFO.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(staging, flags, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            os.fchmod(fd, self._mode)
-            json.dump(report, file)
-        os.rename(staging, self._path)
+        replace_file(self._path, json.dumps(report), self._mode)
 
     def remove(self) -> None:
         """Take it away; a missing one is no fault."""
@@ -113,6 +104,24 @@ class HostFile:
                 os.unlink(path)
             except OSError:
                 continue
+
+
+def replace_file(path: str, text: str, mode: int) -> None:
+    """Put a file with this text and mode at `path`: a reader sees the former or this, whole.
+
+    Raises:
+        OSError: no space, no permission, or the directory is gone.
+    """
+    staging = f"{path}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(staging)
+    # Never into what is there: it may be a link to another file, or a FIFO.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(staging, flags, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        os.fchmod(fd, mode)
+        file.write(text)
+    os.rename(staging, path)
 
 
 def read_host(shm: ShmSettings) -> HostReport | None:

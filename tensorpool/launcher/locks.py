@@ -29,6 +29,11 @@ def host_file_path(shm: ShmSettings) -> str:
     return _beside_namespace(shm, "host.json")
 
 
+def targets_file_path(shm: ShmSettings) -> str:
+    """Where the ports are listed if nothing else is said (`tensorpool.launcher.discovery`)."""
+    return _beside_namespace(shm, "targets.json")
+
+
 def aeron_lock_path(aeron_dir: str) -> str:
     """The lock of an Aeron directory: outside of it, since media drivers empty it."""
     return f"{aeron_dir}.lock"

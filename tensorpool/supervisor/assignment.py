@@ -38,6 +38,11 @@ class Assigner:
         """How many ids are assigned, by Kind value."""
         return {kind.value: ids.in_use for kind, ids in self.stream_ids.items()}
 
+    @property
+    def capacities(self) -> dict[str, int]:
+        """How many ids there are, by Kind value."""
+        return {kind.value: len(ids.ids) for kind, ids in self.stream_ids.items()}
+
     def reload(self, settings: SupervisorSettings) -> None:
         """Take over new policies.
 

@@ -100,6 +100,10 @@ class ConsumerTable:
     def __iter__(self) -> Iterator[Consumer]:
         return iter(self._by_key.values())
 
+    def snapshot(self) -> list[Consumer]:
+        """All of them as of one moment, for another thread."""
+        return list(self._by_key.values())
+
     def get(self, key: ConsumerKey) -> Consumer | None:
         """The consumer, if it is alive."""
         return self._by_key.get(key)

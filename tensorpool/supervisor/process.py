@@ -40,16 +40,18 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
     agent = SupervisorAgent(settings, settings.supervisor)
     link.describe = agent.service.describe
     agent.on_start()
+    tracker = DutyCycleTracker()
     try:
-        link.serve_metrics(settings.metrics, ROLE, lambda: samples(agent))
+        link.serve_metrics(settings.metrics, ROLE, lambda: (*samples(agent), *tracker.samples()))
         idle = DutyCycleIdle(settings.launcher.idle_strategy, _BUSY_PARK_NS, _QUIET_PARK_NS)
-        _duty_cycle(agent, link, idle)
+        _duty_cycle(agent, link, idle, tracker)
     finally:
         agent.on_close()
 
 
-def _duty_cycle(agent: SupervisorAgent, link: LauncherLink, idle: DutyCycleIdle) -> None:
-    tracker = DutyCycleTracker()
+def _duty_cycle(
+    agent: SupervisorAgent, link: LauncherLink, idle: DutyCycleIdle, tracker: DutyCycleTracker
+) -> None:
     has_reported = False
     while not link.stop_requested:
         tracker.start()

@@ -26,8 +26,15 @@ class Progress:
     at_ns: int = 0
     _base_seq: int = 0
 
-    def report(self, epoch: int, seq: int, now_ns: int) -> None:
-        """Take over a report."""
+    def report(self, epoch: int, seq: int, now_ns: int) -> int:
+        """Take over a report; how many frames it adds. What was before the first is not known."""
+        added = max(seq - self.seq, 0) if epoch == self.epoch else seq + 1
+        if not self.at_ns:
+            added = 0
+        self._take(epoch, seq, now_ns)
+        return added
+
+    def _take(self, epoch: int, seq: int, now_ns: int) -> None:
         span_ns = now_ns - self.at_ns
         starts_anew = not self.at_ns or epoch != self.epoch or seq < self.seq
         self.epoch, self.seq = epoch, seq

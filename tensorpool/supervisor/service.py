@@ -238,9 +238,8 @@ class SupervisorService:
         self.stats.qos_messages += 1
         view = self.streams.touch(qos.stream_id, now_ns)
         if view is not None:
-            view.producer(qos.producer_id, now_ns).progress.report(
-                qos.epoch, qos.current_seq, now_ns
-            )
+            progress = view.producer(qos.producer_id, now_ns).progress
+            view.frames += progress.report(qos.epoch, qos.current_seq, now_ns)
 
     def on_source(self, source: DataSourceAnnounce, now_ns: int) -> None:
         """A data source's beacon (Wire §10.3.1)."""

@@ -34,6 +34,7 @@ class StreamView:
         producers: by producer id, the longest silent first.
         consumers: ids of those that are alive.
         drops_gap, drops_late: of all its consumers since we look (Wire §10.4.1).
+        frames: published since we look, by its producers' reports.
         meta_version: of its metadata, None before the first.
         name: of its data source, as announced.
     """
@@ -48,6 +49,7 @@ class StreamView:
     consumers: set[int] = field(default_factory=set)
     drops_gap: int = 0
     drops_late: int = 0
+    frames: int = 0
     meta_version: int | None = None
     name: str = ""
 
@@ -99,6 +101,10 @@ class StreamTable:
 
     def __iter__(self) -> Iterator[StreamView]:
         return iter(self._by_id.values())
+
+    def snapshot(self) -> list[StreamView]:
+        """All of them as of one moment, for another thread."""
+        return list(self._by_id.values())
 
     def get(self, stream_id: int) -> StreamView | None:
         """The stream, if it is known."""

@@ -23,6 +23,7 @@ NOT_CODE = {"", "text", "{toctree}", "{eval-rst}"}
 """Drawings, and what Sphinx reads itself."""
 RUN_ELSEWHERE = {
     ("running.md", "ini"): "tests/unit/deploy/test_systemd_unit.py",
+    ("operations.md", "sh"): "tests/integration/prometheus/test_operations.py",
 }
 """A page's blocks of a language, and the test that is about them."""
 HOST_PAGES = [

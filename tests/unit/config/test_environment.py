@@ -70,6 +70,7 @@ OF_KEY = {
     "threading": "dedicated",
     "idle_strategy": "busy_spin",
     "bind_address": "::1",
+    "discovery_file": "/run/x/targets.json",
     "force_mode": "1",
     "level": "4",
     "payload_fallback_uri": "bridge://x",
