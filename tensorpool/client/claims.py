@@ -6,7 +6,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tensorpool.client.errors import ClaimOver
-from tensorpool.client.mapping import MappedEpoch, MappedPool
+from tensorpool.client.hot import SlotWriter
+from tensorpool.client.mapping import MappedEpoch
 from tensorpool.client.progress import ProgressReport
 from tensorpool.client.tensors import AnyArray
 
@@ -18,8 +19,8 @@ class SlotPlan(NamedTuple):
     """Where a claimed frame goes, and what its header will say."""
 
     mapped: MappedEpoch
-    pool: MappedPool
-    word: int
+    writer: SlotWriter
+    pool_index: int
     header: bytes
     nbytes: int
 

@@ -7,38 +7,27 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from threading import get_ident
 
-import numpy as np
-
+from tensorpool.client import slots
 from tensorpool.client.attachment import Attachment
 from tensorpool.client.errors import PoolClosed, SharedMemoryDenied
 from tensorpool.client.frame import Frame
+from tensorpool.client.hot import SlotReader
 from tensorpool.client.idle import LONGEST_PAUSE_S, AdaptiveIdle
-from tensorpool.client.inbox import Descriptor, DescriptorInbox
+from tensorpool.client.inbox import DescriptorInbox
 from tensorpool.client.keeper import LeaseKeeper
-from tensorpool.client.mapping import MappedEpoch
 from tensorpool.client.metadata import Metadata
 from tensorpool.client.presence import Position, Presence, Wishes
 from tensorpool.client.progress import PartialFrame
 from tensorpool.client.progress_inbox import ProgressInbox
 from tensorpool.client.rate import RateGate
-from tensorpool.client.tensors import AnyArray, TensorLayout, layout_of
+from tensorpool.client.slots import REFUSED, Descriptor, decode_layout, empty_view
 from tensorpool.clock import monotonic_ns
 from tensorpool.shm.errors import ShmError
-from tensorpool.shm.layout import (
-    HEADER_SLOT_BYTES,
-    SUPERBLOCK_BYTES,
-    TENSOR_HEADER_BYTES,
-    payload_slot_offset,
-)
-from tensorpool.shm.seqlock import committed, load_acquire
-from tensorpool.shm.slot import SlotFields, decode_tensor_header, read_fields, read_tensor_header
 from tensorpool.wire.control import Mode
 from tensorpool.wire.driver import Role
-from tensorpool.wire.errors import WireError
 
 type FrameHandler = Callable[[Frame], None]
 
-_NULL_U64 = 2**64 - 1
 _HELD_LIMIT = 4096
 """Descriptors of an epoch that is not announced yet, kept until it is."""
 _EPOCH, _SEQ = 1, 2
@@ -88,8 +77,8 @@ class Consumer(Attachment):
         self._last_epoch = 0
         self._seen_before = (0, 0)
         self._held: deque[Descriptor] = deque(maxlen=_HELD_LIMIT)
-        self._layout_key = b""
-        self._layout: tuple[int, TensorLayout] | None = None
+        self._reader: SlotReader[Frame] | None = None
+        self._partial: slots.SlotReader[Frame] | None = None
         self._idle = AdaptiveIdle()
         self._wishes = wishes
         self._gate = RateGate(wishes.max_rate_hz)
@@ -100,7 +89,8 @@ class Consumer(Attachment):
         super().__init__(
             keeper, stream_id, self._presence, client_id=client_id, timeout_s=timeout_s
         )
-        self._inbox.stream_id = self._progress.stream_id = self._lease.stream_id
+        self._inbox.listen_to(self._lease.stream_id)
+        self._progress.stream_id = self._lease.stream_id
         self._inbox.settle()
 
     # -- frames ---------------------------------------------------------------------------
@@ -205,7 +195,8 @@ class Consumer(Attachment):
             self._check_current()
             if self._mapped is None:
                 return 0
-            return self._progress.poll(self._mapped, self._view, handler, limit)
+            assert self._partial is not None
+            return self._progress.poll(self._mapped, self._partial.view, handler, limit)
 
     # -- what is known --------------------------------------------------------------------
 
@@ -366,7 +357,7 @@ class Consumer(Attachment):
                 self.drops_gap += missing
         self._last_seq = seq
 
-    def _open(self, descriptor: Descriptor) -> Frame | None:  # noqa: PLR0911 - one a way to end
+    def _open(self, descriptor: Descriptor) -> Frame | None:
         _, epoch, seq, published_ns, _, trace_id = descriptor
         mapped = self._mapped
         if mapped is None or epoch != mapped.epoch:
@@ -378,41 +369,21 @@ class Consumer(Attachment):
             return None
         else:
             self._pass(descriptor)
-        word = (SUPERBLOCK_BYTES + (seq & mapped.mask) * HEADER_SLOT_BYTES) // 8
-        commit = committed(seq)
-        if load_acquire(mapped.words, word) != commit:
-            self.drops_late += 1
-            return None
-        fields = read_fields(mapped.ring, word * 8)
-        raw_header = read_tensor_header(mapped.ring, word * 8)
-        if load_acquire(mapped.words, word) != commit:
-            self.drops_late += 1
+        assert self._reader is not None
+        frame = self._reader.read(seq, epoch, published_ns, trace_id)
+        if not frame:
+            if frame is None:
+                self.drops_late += 1
+            else:
+                self.drops_invalid += 1
             return None
         if self._is_gated and not self._inbox.is_own:
-            source_ns = fields.timestamp_ns if published_ns == _NULL_U64 else published_ns
+            source_ns = frame.timestamp_ns if frame.published_ns is None else frame.published_ns
             if not self._gate.admits(source_ns):
                 self.skipped += 1
                 return None
-        try:
-            array, layout = self._view(mapped, seq, fields, raw_header)
-        except (ShmError, WireError):
-            self.drops_invalid += 1
-            return None
         self.received += 1
-        return Frame(
-            array,
-            layout,
-            seq,
-            epoch,
-            fields.timestamp_ns,
-            None if published_ns == _NULL_U64 else published_ns,
-            fields.meta_version,
-            trace_id,
-            mapped.words,
-            word,
-            commit,
-            self,
-        )
+        return frame
 
     def _set_aside(self, descriptor: Descriptor) -> None:
         """Of another epoch than the mapped one: its announce is on the way, or it is over."""
@@ -422,48 +393,21 @@ class Consumer(Attachment):
         else:
             self.drops_epoch += 1
 
-    def _view(
-        self, mapped: MappedEpoch, seq: int, fields: SlotFields, raw_header: bytes
-    ) -> tuple[AnyArray, TensorLayout]:
-        """The payload as its headers say, every rule of Wire §8.2 and §10.2.1 checked."""
-        pool = mapped.pool_by_id.get(fields.pool_id)
-        if (
-            pool is None
-            or fields.payload_slot != seq & mapped.mask
-            or fields.payload_offset != 0
-            or fields.header_length != TENSOR_HEADER_BYTES
-            or fields.values_len_bytes > pool.stride_bytes
-        ):
-            raise ShmError(f"slot of frame {seq} breaks the layout: {fields}")
-        cached = self._layout
-        if cached is None or raw_header != self._layout_key or cached[0] != fields.values_len_bytes:
-            layout = layout_of(decode_tensor_header(raw_header), fields.values_len_bytes)
-            cached = self._layout = (fields.values_len_bytes, layout)
-            self._layout_key = raw_header
-        layout = cached[1]
-        if layout.nbytes > pool.stride_bytes:
-            raise ShmError(f"tensor of frame {seq} is longer than its slot")
-        if fields.values_len_bytes == 0:
-            # Nothing of the payload may be read (Wire §8.2).
-            shape = layout.shape if 0 in layout.shape else tuple(0 for _ in layout.shape)
-            empty: AnyArray = np.empty(shape, layout.dtype)
-            empty.flags.writeable = False
-            return empty, layout
-        view: AnyArray = np.ndarray(
-            layout.shape,
-            layout.dtype,
-            pool.memory,
-            payload_slot_offset(fields.payload_slot, pool.stride_bytes),
-            layout.strides,
-        )
-        return view, layout
-
     def _on_map(self) -> None:
+        mapped = self._mapped
+        assert mapped is not None
+        rules = (decode_layout, REFUSED, empty_view)
+        regions = (mapped.ring, mapped.pool_memory, mapped.nslots)
+        self._reader = SlotReader(*regions, Frame, self, *rules)
+        self._partial = slots.SlotReader(*regions, Frame, self, *rules)
         # The epoch of a lost lease, mapped again, goes on: what passed meanwhile is a gap.
         if self.epoch != self._last_epoch:
             if self._last_seq >= 0:
                 self._seen_before = (self._last_epoch, self._last_seq)
             self._last_epoch, self._last_seq = self.epoch, -1
+
+    def _on_unmap(self) -> None:
+        self._reader = self._partial = None
 
     def close(self) -> None:
         """Detach and let go; idempotent. Frames handed out keep their memory.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from tensorpool.aeron.client import MediaDriverLost, Publication
 from tensorpool.client.audience import Audience, SideStream
@@ -43,6 +44,14 @@ class DescriptorOutlet:
     def is_connected(self) -> bool:
         """Whether anybody listens on the shared stream, to whichever source."""
         return self._publication is not None and self._publication.is_connected
+
+    @property
+    def direct_offer(self) -> Callable[[bytearray], object] | None:
+        """How to offer a descriptor that nobody needs aside; None if somebody does."""
+        publication = self._publication
+        if publication is None or self._audience.side_streams:
+            return None
+        return publication.raw_offer
 
     def connect(self) -> None:
         """Open the shared publication on the keeper's present connection.

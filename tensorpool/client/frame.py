@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorpool.client.errors import StaleFrame
+from tensorpool.client.hot import FrameState
 from tensorpool.client.metadata import Metadata
-from tensorpool.client.tensors import AnyArray, TensorLayout
-from tensorpool.shm.seqlock import load_acquire
+from tensorpool.client.tensors import AnyArray
 
 if TYPE_CHECKING:
     from tensorpool.client.consumer import Consumer
@@ -31,7 +31,7 @@ _DLPACK_READ_ONLY = (1, 0)
 """The first version of DLPack that can say that a tensor is read-only."""
 
 
-class Frame:
+class Frame(FrameState):
     """One frame. Keeps its memory mapped as long as it, or any view of it, lives.
 
     Attributes:
@@ -44,55 +44,12 @@ class Frame:
         published_ns: time of publication, None if the producer did not tell (Wire §10.2.1).
         meta_version: which metadata applies, 0 if none.
         trace_id: 0 if the frame is not traced.
+        valid: whether the slot still holds this frame: what was read of it so far is whole.
     """
 
-    __slots__ = (
-        "_committed",
-        "_consumer",
-        "_word",
-        "_words",
-        "array",
-        "epoch",
-        "layout",
-        "meta_version",
-        "published_ns",
-        "seq",
-        "timestamp_ns",
-        "trace_id",
-    )
+    __slots__ = ()
 
-    def __init__(  # noqa: PLR0913 - one argument a field
-        self,
-        array: AnyArray,
-        layout: TensorLayout,
-        seq: int,
-        epoch: int,
-        timestamp_ns: int,
-        published_ns: int | None,
-        meta_version: int,
-        trace_id: int,
-        words: memoryview,
-        word: int,
-        commit: int,
-        consumer: Consumer,
-    ) -> None:
-        self.array = array
-        self.layout = layout
-        self.seq = seq
-        self.epoch = epoch
-        self.timestamp_ns = timestamp_ns
-        self.published_ns = published_ns
-        self.meta_version = meta_version
-        self.trace_id = trace_id
-        self._words = words
-        self._word = word
-        self._committed = commit
-        self._consumer = consumer
-
-    @property
-    def valid(self) -> bool:
-        """Whether the slot still holds this frame: what was read of it so far is whole."""
-        return load_acquire(self._words, self._word) == self._committed
+    _consumer: Consumer
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
 from tensorpool.aeron.client import MediaDriverLost, Subscription
-from tensorpool.client.descriptors import BLOCK, CODEC, MESSAGE_BYTES
+from tensorpool.client.descriptors import CODEC
+from tensorpool.client.hot import DescriptorSink
 from tensorpool.client.keeper import LeaseKeeper
 from tensorpool.client.presence import Presence
+from tensorpool.client.slots import Descriptor
 from tensorpool.settings import Endpoint
-from tensorpool.wire.codec import MESSAGE_HEADER
 
-type Descriptor = tuple[int, int, int, int, int, int]
-"""Stream id, epoch, seq, time of publication, metadata version, trace id; nulls as on the wire."""
-
-_HEADER = CODEC.header
 _POLL_LIMIT = 64
 _DRAIN_LIMIT = 65_536
-_SEQ = 2
+_EPOCH, _SEQ = 1, 2
 
 
 class DescriptorInbox:
@@ -36,13 +32,17 @@ class DescriptorInbox:
     def __init__(self, keeper: LeaseKeeper, presence: Presence) -> None:
         self.waiting: deque[Descriptor] = deque()
         self.is_own = False
-        self.stream_id = 0
         self._keeper = keeper
         self._presence = presence
         self.connection = 0
         self._current: Subscription | None = None
         self._own: Subscription | None = None
         self._own_endpoint: Endpoint | None = None
+        self.listen_to(0)
+
+    def listen_to(self, stream_id: int) -> None:
+        """Keep this stream's descriptors, once the driver has said its id."""
+        self._on_descriptor = DescriptorSink(CODEC.header, stream_id, self.waiting.append)
 
     def settle(self) -> None:
         """The connection, the lease or the grant changed: listen where frames come now."""
@@ -86,14 +86,6 @@ class DescriptorInbox:
             if len(self.waiting) == before:
                 return
 
-    def _on_descriptor(self, buffer: Any, _: Any) -> None:
-        view = memoryview(buffer)
-        if len(view) != MESSAGE_BYTES or view[:8] != _HEADER:
-            return  # other messages may share the stream (Wire §5)
-        descriptor = BLOCK.unpack_from(view, MESSAGE_HEADER.size)
-        if descriptor[0] == self.stream_id:
-            self.waiting.append(descriptor)
-
     def _move(self, granted: Endpoint | None) -> None:
         keeper = self._keeper
         former = self._own
@@ -116,7 +108,9 @@ class DescriptorInbox:
         # The shared stream was told first, so everything up to here is in its log by now.
         while shared.raw_poll(self._on_descriptor, _POLL_LIMIT, assemble=False):
             continue
-        self.waiting = deque(sorted(set(self.waiting), key=lambda d: (d[1], d[_SEQ])))
+        both = sorted(set(self.waiting), key=lambda d: (d[_EPOCH], d[_SEQ]))
+        self.waiting.clear()
+        self.waiting.extend(both)
         self._current, self.is_own = own, True
         shared.close()
 

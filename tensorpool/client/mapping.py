@@ -75,7 +75,7 @@ class MappedEpoch:
         ring: the header ring as bytes.
         words: the header ring as 8-byte words, for the commit words.
         pools: sorted by stride, so that the first that fits is the smallest (Wire §9).
-        pool_by_id: the same by pool id.
+        pool_memory: the same as the slots' readers and writers take them.
         mask: `seq & mask` is a slot's index.
 
     Raises:
@@ -124,7 +124,7 @@ class MappedEpoch:
             ),
             key=lambda pool: pool.stride_bytes,
         )
-        self.pool_by_id = {pool.pool_id: pool for pool in self.pools}
+        self.pool_memory = [(pool.pool_id, pool.stride_bytes, pool.memory) for pool in self.pools]
         self._checked += [
             (
                 pool.memory,

@@ -15,19 +15,18 @@ from tensorpool.aeron.client import MediaDriverLost
 from tensorpool.client.attachment import Attachment
 from tensorpool.client.audience import Audience
 from tensorpool.client.claims import ClaimedFrame, Committed, SlotPlan
-from tensorpool.client.descriptors import DescriptorOutlet
+from tensorpool.client.descriptors import CODEC, DescriptorOutlet
 from tensorpool.client.errors import FrameTooLarge, LeaseLost, TooManyClaims
+from tensorpool.client.hot import SlotWriter
 from tensorpool.client.keeper import LeaseKeeper
-from tensorpool.client.mapping import MappedEpoch, MappedPool
+from tensorpool.client.mapping import MappedEpoch
 from tensorpool.client.metadata import Metadata, make_metadata
 from tensorpool.client.progress import ProgressReport
+from tensorpool.client.slots import encode_header
 from tensorpool.client.sources import as_source, code_of
-from tensorpool.client.tensors import OCTETS, AnyArray, contiguous_header, wire_dtype
+from tensorpool.client.tensors import OCTETS, contiguous_header, wire_dtype
 from tensorpool.clock import NS_PER_MS, monotonic_ns
 from tensorpool.shm.errors import ShmError
-from tensorpool.shm.layout import HEADER_SLOT_BYTES, SUPERBLOCK_BYTES, payload_slot_offset
-from tensorpool.shm.seqlock import committed, in_progress, store_release
-from tensorpool.shm.slot import write_body
 from tensorpool.wire.control import Dtype, MajorOrder
 from tensorpool.wire.driver import Role
 
@@ -53,6 +52,7 @@ class Producer(Attachment):
         self.published = 0
         self._seq = 0
         self._described = -1
+        self._writer: SlotWriter | None = None
         self._claims: dict[int, ClaimedFrame | Committed] = {}
         self._meta_version = 0
         self._look_ns = 0
@@ -129,28 +129,21 @@ class Producer(Attachment):
             raise user.refusal()
         user.thread = get_ident()
         try:
-            if type(array) is np.ndarray and dtype is None:
-                source = array
-                native, code = wire_dtype(source.dtype)
-            else:
-                source, code = as_source(array, dtype)
-                native = source.dtype.newbyteorder("<")
-            is_column = source.flags.f_contiguous and not source.flags.c_contiguous
-            order = MajorOrder.COLUMN if is_column else MajorOrder.ROW
-            header = self._header(source.shape, code, order)
-            mapped = self._ready(timeout_s)
-            seq, nbytes = self._seq, source.nbytes
-            plan = self._begin(mapped, seq, header, nbytes)
-            np.copyto(_slot_array(plan, seq, source.shape, native, order), source, casting="equiv")
-            captured_ns = monotonic_ns() if timestamp_ns is None else timestamp_ns
             version = self._meta_version if meta_version is None else meta_version
-            self._commit(plan, seq, captured_ns, version)
-            self._seq = seq + 1
-            if self._claims:
-                self._claims[seq] = Committed(plan, version, trace_id)
-            else:
-                self._describe(mapped.epoch, seq, version, trace_id)
-            return seq
+            if dtype is None and type(array) is np.ndarray and not self._claims:
+                mapped, seq = self._ready(timeout_s), self._seq
+                assert self._writer is not None
+                is_told = self._writer.publish(
+                    array, seq, timestamp_ns, version, trace_id, self._outlet.direct_offer
+                )
+                if is_told is not None:
+                    self._seq = seq + 1
+                    self.published += 1
+                    self._described = seq
+                    if not is_told:
+                        self._describe(mapped.epoch, seq, version, trace_id)
+                    return seq
+            return self._publish_any(array, dtype, timestamp_ns, version, trace_id, timeout_s)
         finally:
             user.release()
 
@@ -201,7 +194,7 @@ class Producer(Attachment):
             claim = ClaimedFrame(
                 self,
                 plan,
-                _slot_array(plan, seq, dims, native, major),
+                plan.writer.view(seq, plan.pool_index, dims, native, order == "F"),
                 seq,
                 monotonic_ns() if timestamp_ns is None else timestamp_ns,
                 self._meta_version if meta_version is None else meta_version,
@@ -265,6 +258,36 @@ class Producer(Attachment):
 
     # -- one frame ------------------------------------------------------------------------
 
+    def _publish_any(  # noqa: PLR0913 - what a frame carries
+        self,
+        array: Any,
+        dtype: Dtype | None,
+        timestamp_ns: int | None,
+        meta_version: int,
+        trace_id: int,
+        timeout_s: float | None,
+    ) -> int:
+        """What `SlotWriter.publish` leaves to us: other sources, strided arrays, open claims."""
+        source, code = as_source(array, dtype)
+        native = source.dtype.newbyteorder("<")
+        is_column = source.flags.f_contiguous and not source.flags.c_contiguous
+        header = self._header(
+            source.shape, code, MajorOrder.COLUMN if is_column else MajorOrder.ROW
+        )
+        mapped = self._ready(timeout_s)
+        seq = self._seq
+        plan = self._begin(mapped, seq, header, source.nbytes)
+        target = plan.writer.view(seq, plan.pool_index, source.shape, native, is_column)
+        np.copyto(target, source, casting="equiv")
+        captured_ns = monotonic_ns() if timestamp_ns is None else timestamp_ns
+        self._commit(plan, seq, captured_ns, meta_version)
+        self._seq = seq + 1
+        if self._claims:
+            self._claims[seq] = Committed(plan, meta_version, trace_id)
+        else:
+            self._describe(mapped.epoch, seq, meta_version, trace_id)
+        return seq
+
     def _begin(self, mapped: MappedEpoch, seq: int, header: bytes, nbytes: int) -> SlotPlan:
         """Take the slot of `seq`: from here on consumers know that it is being written."""
         if self._claims and seq - next(iter(self._claims)) >= mapped.nslots - 1:
@@ -273,24 +296,14 @@ class Producer(Attachment):
                 f"{next(iter(self._claims))}, the ring has {mapped.nslots} slots: publish or "
                 "abandon it first"
             )
-        pool = self._pool_for(mapped, nbytes)
-        word = (SUPERBLOCK_BYTES + (seq & mapped.mask) * HEADER_SLOT_BYTES) // 8
-        store_release(mapped.words, word, in_progress(seq))
-        return SlotPlan(mapped, pool, word, header, nbytes)
+        index, writer = self._pool_for(mapped, nbytes), self._writer
+        assert writer is not None
+        writer.begin(seq)
+        return SlotPlan(mapped, writer, index, header, nbytes)
 
     def _commit(self, plan: SlotPlan, seq: int, timestamp_ns: int, meta_version: int) -> None:
-        mapped, pool, word, header, nbytes = plan
-        write_body(
-            mapped.ring,
-            word * 8,
-            header,
-            values_len_bytes=nbytes,
-            payload_slot=seq & mapped.mask,
-            pool_id=pool.pool_id,
-            timestamp_ns=timestamp_ns,
-            meta_version=meta_version,
-        )
-        store_release(mapped.words, word, committed(seq))
+        _, writer, index, header, nbytes = plan
+        writer.body(seq, index, header, nbytes, timestamp_ns, meta_version, True)  # noqa: FBT003
         self.published += 1
 
     def _describe(self, epoch: int, seq: int, meta_version: int, trace_id: int) -> None:
@@ -305,10 +318,10 @@ class Producer(Attachment):
         return header
 
     @staticmethod
-    def _pool_for(mapped: MappedEpoch, nbytes: int) -> MappedPool:
-        for pool in mapped.pools:
+    def _pool_for(mapped: MappedEpoch, nbytes: int) -> int:
+        for index, pool in enumerate(mapped.pools):
             if pool.stride_bytes >= nbytes:
-                return pool
+                return index
         strides = ", ".join(str(pool.stride_bytes) for pool in mapped.pools)
         raise FrameTooLarge(
             f"frame of {nbytes} bytes: the strides of stream {mapped.stream_id}'s pools are "
@@ -372,16 +385,8 @@ class Producer(Attachment):
         if policy is None or not outlets or not major:
             return None
         mapped = plan.mapped
-        write_body(
-            mapped.ring,
-            plan.word * 8,
-            plan.header,
-            values_len_bytes=plan.nbytes,
-            payload_slot=seq & mapped.mask,
-            pool_id=plan.pool.pool_id,
-            timestamp_ns=monotonic_ns(),
-            meta_version=0,
-        )
+        now_ns = monotonic_ns()
+        plan.writer.body(seq, plan.pool_index, plan.header, plan.nbytes, now_ns, 0, False)  # noqa: FBT003
         frame = (self._lease.stream_id, mapped.epoch, seq)
         return ProgressReport(outlets, policy, frame, plan.nbytes, plan.nbytes // major)
 
@@ -433,9 +438,23 @@ class Producer(Attachment):
             )
 
     def _on_map(self) -> None:
+        mapped = self._mapped
+        assert mapped is not None
+        self._writer = SlotWriter(
+            mapped.ring,
+            mapped.pool_memory,
+            mapped.nslots,
+            self._lease.stream_id,
+            mapped.epoch,
+            CODEC.header,
+            encode_header,
+        )
         self._seq = 0
         self._described = -1
         self._claims.clear()
+
+    def _on_unmap(self) -> None:
+        self._writer = None
 
     def _linger(self, linger_s: float) -> None:
         mapped = self._mapped
@@ -451,17 +470,3 @@ class Producer(Attachment):
         ):
             with lease.changed:
                 lease.changed.wait(_LINGER_LOOK_S)
-
-
-def _slot_array(
-    plan: SlotPlan, seq: int, shape: tuple[int, ...], dtype: np.dtype[np.generic], order: MajorOrder
-) -> AnyArray:
-    """The payload slot of `seq` as an array to write to."""
-    stride = plan.pool.stride_bytes
-    return np.ndarray(
-        shape,
-        dtype,
-        plan.pool.memory,
-        payload_slot_offset(seq & plan.mapped.mask, stride),
-        order="F" if order == MajorOrder.COLUMN else "C",
-    )

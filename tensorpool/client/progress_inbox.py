@@ -24,7 +24,7 @@ from tensorpool.shm.slot import SlotFields, read_fields, read_tensor_header
 from tensorpool.wire.control import FrameProgress, FrameProgressState
 from tensorpool.wire.errors import WireError
 
-type View = Callable[[MappedEpoch, int, SlotFields, bytes], tuple[AnyArray, TensorLayout]]
+type View = Callable[[int, SlotFields, bytes], tuple[AnyArray, TensorLayout]]
 
 
 class ProgressInbox:
@@ -107,7 +107,7 @@ class ProgressInbox:
         if load_acquire(mapped.words, word) not in expected or filled > fields.values_len_bytes:
             return None
         try:
-            array, layout = view(mapped, seq, fields, raw_header)
+            array, layout = view(seq, fields, raw_header)
         except (ShmError, WireError):
             return None
         return PartialFrame(

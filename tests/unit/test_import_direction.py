@@ -23,8 +23,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"aeron"}),
     frozenset({"child", "config"}),
     frozenset({"logs", "metrics", "host_lock", "namespace", "cgroup", "aeron_directory"}),
-    frozenset({"settings", "wire", "shm"}),
-    frozenset({"errors", "clock", "version", "fault_points", "pid_namespace"}),
+    frozenset({"settings", "wire", "shm", "native"}),
+    frozenset({"errors", "clock", "version", "fault_points", "pid_namespace", "_hot"}),
 )
 LEVEL = {part: number for number, row in enumerate(LAYERS) for part in row}
 NO_ROW = "{} has no row in LAYERS: give it one"
@@ -45,7 +45,10 @@ HOME_OF: dict[str, frozenset[str]] = {
     "tomli": frozenset({"config"}),
 }
 # Who may import a part that is costly to load: parents and clients, not the launcher's children.
-IMPORTERS_OF: dict[str, frozenset[str]] = {"config": frozenset({"cli", "launcher", "client"})}
+IMPORTERS_OF: dict[str, frozenset[str]] = {
+    "config": frozenset({"cli", "launcher", "client"}),
+    "_hot": frozenset({"native"}),  # built with the package, and optional
+}
 
 
 class Import(NamedTuple):
