@@ -43,22 +43,25 @@ _END_S = 20
 
 @dataclass(frozen=True)
 class BenchHost:
-    """A running host: its configuration file and how long it took to be ready, in seconds."""
+    """A running host: its configuration file, how long it took to be ready in seconds, its pid."""
 
     config: str
     ready_s: float
+    pid: int
 
 
 @contextmanager
-def bench_host() -> Iterator[BenchHost]:
+def bench_host(extra_config: str = "") -> Iterator[BenchHost]:
     """Start a host, wait until it is ready, and leave nothing behind.
+
+    `extra_config` is added to its configuration: profiles and streams of the benchmark's own.
 
     Raises:
         RuntimeError: the host itself left a process or a file, or did not end well.
     """
     root = tempfile.mkdtemp(prefix="tp-bench-", dir="/dev/shm")
     config = Path(root, "host.toml")
-    config.write_text(_CONFIG.format(root=root), encoding="ascii")
+    config.write_text(_CONFIG.format(root=root) + extra_config, encoding="ascii")
     command = [sys.executable, "-m", "tensorpool"]
     start = time.perf_counter()
     environment = os.environ | {"TP_LOG_LEVEL": "0"}
@@ -66,7 +69,7 @@ def bench_host() -> Iterator[BenchHost]:
     try:
         wait = [*command, "status", "--wait", "20", "--config", str(config)]
         subprocess.run(wait, check=True, env=environment, stdout=subprocess.DEVNULL)
-        yield BenchHost(str(config), time.perf_counter() - start)
+        yield BenchHost(str(config), time.perf_counter() - start, up.pid)
         tree = psutil.Process(up.pid).children(recursive=True)
         up.terminate()
         status = up.wait(_END_S)
