@@ -45,12 +45,13 @@ docs: setup ## build the documentation into docs/_build; a warning fails
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 	@echo "docs/_build/index.html"
 
-bench: setup ## measure speed and size (ARGS="...")
-	@$(BIN)/python -m bench $(ARGS)
+bench: setup ## measure speed beside other transports into docs/benchmarks.md (ARGS="--rounds 9")
+	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench.peers --report $(ARGS)
 
 lock: ## resolve the dependencies anew into requirements.lock
 	@tools/lock
 
 clean: ## remove what make and the tools made
-	rm -rf .venv build dist docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench tensorpool/_hot*.so build dist docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(TYPED) $(wildcard examples docs) -name __pycache__ -type d -prune -exec rm -rf {} +

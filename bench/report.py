@@ -43,17 +43,19 @@ def document(results: dict[str, Any], *, has_plot: bool) -> str:
     machine, rounds = results["machine"], len(results["load"])
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     code = "C" if results["tensorpool"]["native"] else "pure Python"
-    parts = [
-        "# Benchmarks",
-        "<!-- Made by `python -m bench.report` from a result file and bench/notes.md. -->",
-        "tensorpool beside what a Python user could pick instead, by `make bench`; to compare two "
-        "result files: `python -m bench.compare BEFORE AFTER`.",
+    conditions = (
         f"- Machine: {machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}, "
         f"CPython {machine['python']}; load average {min(results['load']):.1f} to "
         f"{max(results['load']):.1f} while it ran.\n"
         f"- tensorpool {results['tensorpool']['version']} with its per-frame path in {code}; "
         f"{versions}.\n"
-        f"- {results['when'][:10]}, {rounds} rounds, phases of {results['seconds']} s.",
+        f"- {results['when'][:10]}, {rounds} rounds, phases of {results['seconds']} s."
+    )
+    parts = [
+        "# Benchmarks",
+        "<!-- Made by `python -m bench.report` from a result file and bench/notes.md. -->",
+        INTRODUCTION,
+        conditions,
     ]
     if any(load > machine["cores"] for load in results["load"]):
         parts.append(
@@ -100,6 +102,10 @@ def document(results: dict[str, Any], *, has_plot: bool) -> str:
     parts.append(NOTES.read_text(encoding="utf-8").strip())
     return "\n\n".join(parts) + "\n"
 
+
+INTRODUCTION = """\
+tensorpool beside what a Python user could pick instead, by `make bench`; to compare two result
+files: `python -m bench.compare BEFORE AFTER`."""
 
 METHOD = """\
 Producer and consumers are processes of their own. A frame carries its time of sending and its
@@ -151,7 +157,7 @@ def _row(what: str, size: str, limit: float, ratio: Ratio, *, at_least: bool) ->
     is_met = ratio.median >= limit if at_least else ratio.median <= limit
     sign = "≥" if at_least else "≤"
     verdict = "met" if is_met else "**missed**"
-    return f"| {what} | {size} | {sign} {limit} × | {ratio} | {ratio.against} | {verdict} |"
+    return f"| {what} | {size} | {sign} {limit} | {ratio} | {ratio.against} | {verdict} |"
 
 
 def _table(results: dict[str, Any], consumers: int, cell: Any, unit: str) -> str:
@@ -166,10 +172,10 @@ def _table(results: dict[str, Any], consumers: int, cell: Any, unit: str) -> str
         for size in sizes:
             runs = [run for run in runs_of(results, size, consumers) if run["bus"] == name]
             try:
-                cells.append(cell(runs) if runs else "–")
+                cells.append(cell(runs) if runs else "-")
             except KeyError:
-                cells.append("–")
-        if set(cells) != {"–"}:
+                cells.append("-")
+        if set(cells) != {"-"}:
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -188,7 +194,7 @@ def _median(runs: list[dict[str, Any]], *keys: str) -> float:
         value: Any = run
         for key in keys:
             value = value[key]
-        values.append(value)
+        values.append(float(value))
     return statistics.median(values)
 
 

@@ -7,7 +7,7 @@ from cyclonedds.idl.types import sequence, uint8
 
 
 @dataclass
-class Octets(IdlStruct):
+class Octets(IdlStruct):  # type: ignore[misc] # untyped
     """One frame."""
 
     data: sequence[uint8]

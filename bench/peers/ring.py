@@ -19,11 +19,12 @@ class _Ring:
 
     def __init__(self, run: Run) -> None:
         self._memory = shared_memory.SharedMemory(name=run.shared["memory"])
+        octets: Any = self._memory.buf
         self._slots: list[Any] = [
-            np.frombuffer(self._memory.buf, np.uint8, run.nbytes, _HEADER + run.nbytes * slot)
+            np.frombuffer(octets, np.uint8, run.nbytes, _HEADER + run.nbytes * slot)
             for slot in range(run.ring)
         ]
-        self._flag = self._memory.buf[:8].cast("q")
+        self._flag = octets[:8].cast("q")
 
     def close(self) -> None:
         """Unmap; whoever made it unlinks it."""

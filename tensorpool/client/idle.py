@@ -3,12 +3,16 @@
 There is nothing to block on: descriptors lie in a log that is polled. So the pauses grow with
 the silence. While frames come often a pause ends within tens of microseconds; a consumer of a
 silent stream looks 200 times a second, which costs a fraction of a percent of a core.
+
+A stream with a beat, such as a camera's, is slept through: no frame of late came sooner than the
+shortest of the last pauses between frames, so most of that is one sleep instead of many looks.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections import deque
 
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 
@@ -23,20 +27,34 @@ _STEPS = (
     (3 * NS_PER_S, 1e-3),
 )
 LONGEST_PAUSE_S = 5e-3
+_BEATS = 8
+"""So many pauses between frames make a beat; a burst among them ends it."""
+_SLEPT_SHARE = 0.875
+_LEAST_SLEPT_NS = 200_000
+"""Shorter beats are not worth a sleep: its end is some 60 us late."""
+_LONGEST_SLEPT_NS = 5 * NS_PER_MS
 
 
 class AdaptiveIdle:
     """Pauses that grow with the time since the last frame. For one thread."""
 
-    __slots__ = ("_since_ns", "_tries")
+    __slots__ = ("_beats", "_frame_ns", "_since_ns", "_tries")
 
     def __init__(self) -> None:
         self._tries = 0
         self._since_ns = 0
+        self._frame_ns = 0
+        self._beats: deque[int] = deque(maxlen=_BEATS)
 
     def reset(self) -> None:
         """There was a frame."""
-        self._tries = 0
+        if self._tries:
+            now_ns = monotonic_ns()
+            self._beats.append(now_ns - self._frame_ns)
+            self._frame_ns = now_ns
+            self._tries = 0
+        elif self._beats:
+            self._beats.clear()  # it waited for us: frames are dense
 
     def pause_s(self) -> float:
         """How long to pause before the next look: 0 means look again at once."""
@@ -44,6 +62,9 @@ class AdaptiveIdle:
         self._tries = tries + 1
         if tries == 0:
             self._since_ns = monotonic_ns()
+            if slept_ns := self._sleep_through_ns():
+                self._tries = _SPINS + _YIELDS  # then with short pauses at once
+                return slept_ns / NS_PER_S
         if tries < _SPINS + _YIELDS:
             return 0.0
         silence_ns = monotonic_ns() - self._since_ns
@@ -51,6 +72,13 @@ class AdaptiveIdle:
             if silence_ns < limit_ns:
                 return pause_s
         return LONGEST_PAUSE_S
+
+    def _sleep_through_ns(self) -> int:
+        """How long no frame is to be expected; 0 if frames have no beat."""
+        if len(self._beats) < _BEATS:
+            return 0
+        due_ns = int(min(self._beats) * _SLEPT_SHARE) - (self._since_ns - self._frame_ns)
+        return 0 if due_ns < _LEAST_SLEPT_NS else min(due_ns, _LONGEST_SLEPT_NS)
 
     def wait(self, at_most_s: float) -> None:
         """Pause, `at_most_s` seconds at most; other threads run meanwhile."""

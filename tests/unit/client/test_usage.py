@@ -48,3 +48,30 @@ def test_pauses_grow_with_the_silence_and_begin_anew(monkeypatch: pytest.MonkeyP
     assert idle.pause_s() == LONGEST_PAUSE_S
     idle.reset()
     assert idle.pause_s() == 0
+
+
+def test_beat_is_slept_through_and_a_burst_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 10**12
+    monkeypatch.setattr("tensorpool.client.idle.monotonic_ns", lambda: now)
+    idle = AdaptiveIdle()
+
+    def frame_after(beat_ns: int) -> list[float]:
+        """The pauses until a frame that comes so long after the last."""
+        nonlocal now
+        due, pauses = now + beat_ns, []
+        while now < due:
+            pauses.append(idle.pause_s())
+            now += int(pauses[-1] * 1e9) + 1000
+        idle.reset()
+        return pauses
+
+    assert frame_after(3_000_000)[0] == 0
+    for beat_ns in (1_000_000, 2_000_000, 3_000_000) * 3:
+        frame_after(beat_ns)
+    regular = frame_after(1_500_000)
+    assert 0.5e-3 < regular[0] < 1e-3  # the shortest beat of late was 1 ms
+    assert max(regular[1:]) <= 50e-6
+    for pauses in (regular, frame_after(1_000_000)):
+        assert sum(pauses) <= 1.5e-3
+    idle.reset()  # a frame that was there at once
+    assert frame_after(1_000_000)[0] == 0
