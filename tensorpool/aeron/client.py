@@ -9,7 +9,8 @@ from __future__ import annotations
 import enum
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ type FragmentHandler = Callable[[memoryview, int], None]
 type SessionHandler = Callable[[int], None]
 """Called with the session id of an image that came or went, on Aeron's own thread."""
 
+_OWN_LIMIT = 4096
 DRIVER_TIMEOUT_MS = 1000
 """Silence of the media driver after which it counts as lost."""
 
@@ -109,6 +111,7 @@ class Subscription:
     def __init__(self, raw: pyaeron.Subscription, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._raw: Any = raw
+        self._own: pyaeron.Image | None = None
         self.raw_poll = raw.poll
         """The binding's own poll(handler(buffer, header), limit, assemble=...)."""
         forked.hold(self)
@@ -136,15 +139,38 @@ class Subscription:
         count = self.poll(handler, limit)
         if count < limit:
             return count
-        for index in range(self._raw.image_count):
-            try:
-                image = self._raw.image_at_index(index)
-                if image is not None:
+        try:
+            for image in self._images():
+                with suppress(pyaeron.ResourceClosed):  # its publisher left
                     count += image.poll(lambda b, h: handler(memoryview(b), h.session_id), 1)
-            except pyaeron.ResourceClosed as error:
-                if self._raw.is_closed:
-                    raise MediaDriverLost(f"{self.endpoint}: subscription closed") from error
+        except pyaeron.ResourceClosed as error:
+            raise MediaDriverLost(f"{self.endpoint}: subscription closed") from error
         return count
+
+    def skip_own(self, publication: Publication) -> None:
+        """Pass over what our own publication has sent on this stream.
+
+        It is heard like anybody's, and with a tether it waits for us: answers that are heard
+        more slowly than they are sent would hold back the next ones.
+
+        Raises:
+            MediaDriverLost: the subscription was closed under us.
+        """
+        try:
+            if self._own is None or self._own.is_closed:
+                self._own = next(
+                    (i for i in self._images() if i.session_id == publication.session_id), None
+                )
+            if self._own is not None:
+                self._own.poll(lambda _, __: None, _OWN_LIMIT)
+        except pyaeron.ResourceClosed as error:
+            self._own = None
+            if self._raw.is_closed:
+                raise MediaDriverLost(f"{self.endpoint}: subscription closed") from error
+
+    def _images(self) -> Iterator[pyaeron.Image]:
+        images = (self._raw.image_at_index(i) for i in range(self._raw.image_count))
+        return (image for image in images if image is not None)
 
     @property
     def is_connected(self) -> bool:
@@ -158,8 +184,7 @@ class Subscription:
 
     def session_ids(self) -> set[int]:
         """The sessions of the publishers that are there now."""
-        images = (self._raw.image_at_index(i) for i in range(self._raw.image_count))
-        return {image.session_id for image in images if image is not None}
+        return {image.session_id for image in self._images()}
 
     def close(self) -> None:
         """Close; idempotent."""

@@ -33,10 +33,13 @@ class Outbox:
     Args:
         publication: where messages go.
         totals: to go on counting in; new ones without.
+
+    Attributes:
+        publication, totals: the same.
     """
 
     def __init__(self, publication: Publication, totals: SendTotals | None = None) -> None:
-        self._publication = publication
+        self.publication = publication
         self._waiting: deque[tuple[bytes, Callable[[], None] | None]] = deque()
         self._drop_log = RateLimit()
         self.totals = totals if totals is not None else SendTotals()
@@ -64,7 +67,7 @@ class Outbox:
         return count
 
     def _offer(self, data: bytes, on_sent: Callable[[], None] | None) -> bool:
-        result = self._publication.offer(data)
+        result = self.publication.offer(data)
         if result is Offer.BACK_PRESSURED:
             self.totals.back_pressured += 1
             return False
@@ -84,7 +87,7 @@ class Outbox:
                 "message dropped",
                 extra={
                     "reason": reason,
-                    "aeron_stream_id": self._publication.endpoint.stream_id,
+                    "aeron_stream_id": self.publication.endpoint.stream_id,
                     **counted(suppressed),
                 },
             )

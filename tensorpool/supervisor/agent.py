@@ -189,6 +189,7 @@ class SupervisorAgent:
         self._now_ns = now_ns - self._deaf_ns
         gone = self._take_gone_sessions()
         work = self._outbox.flush()
+        self._subscriptions[0].skip_own(self._outbox.publication)
         for subscription in self._subscriptions:
             work += subscription.poll_fairly(self._on_fragment, _POLL_LIMIT)
         if gone:

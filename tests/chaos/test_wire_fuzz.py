@@ -40,6 +40,7 @@ MUTANTS = 1_000_000 if IS_FULL else 20_000
 SEED = 20261123
 HONEST = 20
 FIRST_OF_FLOOD = 1_000_000
+_FIRST_OF_PATRON = 100_000
 BATCH = 32
 DEADLINE_S = 100.0
 GROWTH_BYTES = 16 << 20
@@ -49,7 +50,7 @@ TABLES: Tables = {
     "driver": {"stream_id_range": "20000-20099"},
     "policies": {
         "lease_keepalive_interval_ms": 400,
-        "lease_expiry_grace_intervals": 5,
+        "lease_expiry_grace_intervals": 8,
         "max_leases": 2048,
         "max_streams": 64,
         "shutdown_token": "open-sesame",
@@ -101,8 +102,14 @@ def honest_and_hostile(
         honest = stack.enter_context(WireClient(settings))
         hostile = stack.enter_context(WireClient(settings))
         crowd = Crowd(honest, STREAM, HONEST)
-        pids = {name: host.pid_of(name) for name in WATCHED}
-        yield host, honest, crowd, hostile
+        before = {
+            name: (host.pid_of(name), host.process_report(name)["restarts"]) for name in WATCHED
+        }
+        try:
+            yield host, honest, crowd, hostile
+        except AssertionError as error:
+            error.add_note("\n".join(news_of(host)))
+            raise
         hostile.close()
         honest.round_trip()
         # Not what is heard decides: on a shared stream a mutant of a revocation is heard as one.
@@ -110,13 +117,19 @@ def honest_and_hostile(
             assert registry.state is DriverState.SERVING
             active = {lease.lease_id for lease in registry.leases() if lease.state in _LIVE}
         assert set(crowd.leases.values()) <= active, "an honest lease was lost"
-        for name, pid in pids.items():
-            assert host.pid_of(name) == pid, f"{name} was restarted\n{host.logged()}"
-            assert host.process_report(name)["restarts"] == 0
+        after = {
+            name: (host.pid_of(name), host.process_report(name)["restarts"]) for name in WATCHED
+        }
+        assert after == before, "\n".join(news_of(host))
         assert "Traceback" not in host.logged()
         # They do hang on their keepalives, and the driver still serves newcomers.
         answer = honest.attach(STREAM, Role.CONSUMER, 777)
         assert answer.code == ResponseCode.OK
+
+
+def news_of(host: RunningHost) -> list[str]:
+    """The last lines of its log that are no mere information."""
+    return [line for line in host.logged().splitlines() if '"INFO"' not in line][-30:]
 
 
 def private_bytes(host: RunningHost) -> dict[str, int]:
@@ -237,7 +250,9 @@ def test_a_flood_of_attaches_from_one_client(tmp_shm: Path, is_valid: bool) -> N
     """One session asks 10,000 times a second; the others' attaches are served in between."""
     with honest_and_hostile(tmp_shm) as (_, honest, crowd, hostile):
         quiet, flooded = Patron(honest, crowd), Patron(honest, crowd)
-        ids = itertools.count(2)  # a new one each time: the one before may not have left yet
+        ids = itertools.count(
+            _FIRST_OF_PATRON
+        )  # a new one each time: the one before may not have left yet
         for _ in range(100):
             quiet.attach_during(hostile.poll, next(ids))
         flood = Flood(hostile, is_valid=is_valid)
@@ -272,7 +287,7 @@ def test_a_thousand_clients_attach_at_once(tmp_shm: Path) -> None:
                     granted[message.correlation_id] = message.lease_id
             hostile.heard.clear()
 
-        ids = itertools.count(2)
+        ids = itertools.count(_FIRST_OF_PATRON)
         while len(granted) < CROWD:
             meanwhile.attach_during(hear, next(ids))
         took_ms = (monotonic_ns() - started_ns) / NS_PER_MS
