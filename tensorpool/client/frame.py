@@ -73,16 +73,19 @@ class Frame(FrameState):
             StaleFrame: the producer has overwritten the slot meanwhile, or somebody has cut the
                 region's file.
         """
-        memory: object = self.array.base
-        if isinstance(memory, mmap.mmap) and memory.size() < len(memory):
-            raise StaleFrame(f"frame {self.seq}: its region's file was cut; its bytes are lost")
+        self._require_region()
         copied = self.array.copy(order="K")
         if not self.valid:
             raise self._stale("copied")
         return copied
 
     def try_copy(self) -> AnyArray | None:
-        """A private copy, proven whole; None if the producer has overwritten the slot meanwhile."""
+        """A private copy, proven whole; None if the producer has overwritten the slot meanwhile.
+
+        Raises:
+            StaleFrame: somebody has cut the region's file.
+        """
+        self._require_region()
         copied = self.array.copy(order="K")
         if self.valid:
             return copied
@@ -115,6 +118,14 @@ class Frame(FrameState):
         if not self.valid:
             raise self._stale("read")
 
+    def _require_region(self) -> None:
+        """To touch what was cut off is a SIGBUS (docs/security.md): ask before."""
+        memory: object = self.array.base
+        while memory is not None and not isinstance(memory, mmap.mmap):
+            memory = memory.obj if isinstance(memory, memoryview) else getattr(memory, "base", None)
+        if memory is not None and memory.size() < len(memory):
+            raise StaleFrame(f"frame {self.seq}: its region's file was cut; its bytes are lost")
+
     def bits(self) -> AnyArray:
         """The bits of a BIT frame, proven whole: 0 and 1, eight for each octet along the last axis.
 
@@ -123,6 +134,7 @@ class Frame(FrameState):
         Raises:
             StaleFrame: as `copy`.
         """
+        self._require_region()
         unpacked = np.unpackbits(self.array.view(np.uint8), axis=-1, bitorder="little")
         if not self.valid:
             raise self._stale("unpacked")
