@@ -62,6 +62,7 @@ def _measure_all(arguments: argparse.Namespace) -> None:
     results["skipped"] = skipped
     with bench_host(config()) as host:
         for number in range(arguments.rounds):
+            results["load"].append(os.getloadavg()[0])
             cases = _cases(names, sizes, crowd)
             random.shuffle(cases)  # neighbours on the machine disturb each other's cases alike
             for name, nbytes, consumers in cases:
@@ -77,12 +78,10 @@ def _measure_all(arguments: argparse.Namespace) -> None:
                 except RunFailedError as error:
                     seen = {"failed": str(error)}
                 entry = {"bus": name, "nbytes": nbytes, "consumers": consumers, **seen}
-                results["runs"].append({"round": len(results["load"]), **entry})
+                results["runs"].append({"round": len(results["load"]) - 1, **entry})
+                _save(output, results)  # whatever ends the run
                 took = time.monotonic() - start
                 print(f"{number + 1}/{arguments.rounds} {_line(entry)} ({took:.0f} s)", flush=True)
-            results["load"].append(os.getloadavg()[0])
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps(results, indent=1), encoding="utf-8")
     print(f"bench: {output}")
     if arguments.report:
         os.execv(sys.executable, [sys.executable, "-m", "bench.report", str(output)])
@@ -117,6 +116,11 @@ def _missing() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             missing[package] = "not installed"
     return missing
+
+
+def _save(path: Path, results: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 def _load(path: Path) -> dict[str, Any]:

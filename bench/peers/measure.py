@@ -196,7 +196,7 @@ def _shared(name: str, run: Run) -> Iterator[dict[str, Any]]:
     """What one parent has to make for both sides."""
     sender = BUSES[name].sender
     if "Queue" in sender:
-        yield {"queues": [_SPAWN.Queue(16) for _ in range(run.consumers)]}
+        yield {"queues": [_SPAWN.Queue(4) for _ in range(run.consumers)]}
     elif sender.startswith("bench.peers.ring"):
         size = 64 + run.ring * run.nbytes
         memory = shared_memory.SharedMemory(name=run.tag, create=True, size=size)
