@@ -30,6 +30,11 @@ from tensorpool.shm.errors import ShmError
 from tensorpool.wire.control import Dtype, MajorOrder
 from tensorpool.wire.driver import Role
 
+type _Form = tuple[tuple[int, ...], np.dtype[np.generic], MajorOrder, bytes, int]
+"""Shape, element type, order, embedded header and bytes of a claim."""
+
+_FORMS = 256
+"""More shapes than that are worked out each time."""
 DEFAULT_LINGER_S = 1.0
 _LINGER_LOOK_S = 0.002
 _LOOK_NS = NS_PER_MS
@@ -53,6 +58,7 @@ class Producer(Attachment):
         self._seq = 0
         self._described = -1
         self._writer: SlotWriter | None = None
+        self._forms: dict[tuple[Any, ...], _Form] = {}
         self._claims: dict[int, ClaimedFrame | Committed] = {}
         self._meta_version = 0
         self._look_ns = 0
@@ -180,17 +186,17 @@ class Producer(Attachment):
             as `publish` does; LeaseLost also at the end, if the lease ended meanwhile.
         """
         with self._user:
-            native: np.dtype[np.generic]
-            if isinstance(dtype, Dtype):
-                native, code = OCTETS, code_of(dtype)
-            else:
-                native, code = wire_dtype(dtype)
-            dims = (shape,) if isinstance(shape, int) else tuple(shape)
-            major = MajorOrder.COLUMN if order == "F" else MajorOrder.ROW
-            header = self._header(dims, code, major)
+            wanted = (shape, dtype, order)
+            is_key = type(shape) is tuple and not isinstance(dtype, list)
+            form = self._forms.get(wanted) if is_key else None
+            if form is None:
+                form = self._form_of(shape, dtype, order)
+                if is_key and len(self._forms) < _FORMS:
+                    self._forms[wanted] = form
+            dims, native, major, header, nbytes = form
             mapped = self._ready(timeout_s)
             seq = self._seq
-            plan = self._begin(mapped, seq, header, math.prod(dims) * native.itemsize)
+            plan = self._begin(mapped, seq, header, nbytes)
             claim = ClaimedFrame(
                 self,
                 plan,
@@ -288,6 +294,18 @@ class Producer(Attachment):
             self._describe(mapped.epoch, seq, meta_version, trace_id)
         return seq
 
+    def _form_of(self, shape: int | tuple[int, ...], dtype: Any, order: str) -> _Form:
+        """What a claim of this shape, element type and order is made of."""
+        native: np.dtype[np.generic]
+        if isinstance(dtype, Dtype):
+            native, code = OCTETS, code_of(dtype)
+        else:
+            native, code = wire_dtype(dtype)
+        dims = (shape,) if isinstance(shape, int) else tuple(shape)
+        major = MajorOrder.COLUMN if order == "F" else MajorOrder.ROW
+        header = self._header(dims, code, major)
+        return dims, native, major, header, math.prod(dims) * native.itemsize
+
     def _begin(self, mapped: MappedEpoch, seq: int, header: bytes, nbytes: int) -> SlotPlan:
         """Take the slot of `seq`: from here on consumers know that it is being written."""
         if self._claims and seq - next(iter(self._claims)) >= mapped.nslots - 1:
@@ -335,7 +353,8 @@ class Producer(Attachment):
         with self._user:
             claim.is_open = False
             claim.array.flags.writeable = False
-            if self._refresh() is not claim.plan.mapped:
+            is_current = self._version == self._lease.version and not self._is_closed
+            if (self._mapped if is_current else self._refresh()) is not claim.plan.mapped:
                 raise LeaseLost(
                     f"stream {self.stream_id}: the lease ended while frame {claim.seq} was being "
                     "written"
