@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from contextlib import suppress
 from multiprocessing import shared_memory
 from typing import Any
 
@@ -117,7 +118,8 @@ class QueueSender(Sender):
     def send(self, array: Any, *, blocking: bool) -> None:
         """A copy: the queue pickles later, on a thread of its own. A full queue blocks."""
         for each in self._queues:
-            each.put(array.copy())
+            with suppress(queue.Full):  # nobody takes any more: the phase is over
+                each.put(array.copy(), timeout=1)
 
     def close(self) -> None:
         """What nobody reads any more must not keep the process alive."""
