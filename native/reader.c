@@ -277,7 +277,25 @@ static PyObject *reader_read(PyObject *object, PyObject *const *args, Py_ssize_t
     return (PyObject *)frame;
 }
 
+/* overtaken(seq): the latest seq whose slot the producer has surely taken again, if `seq` is
+ * late: it goes round in order. -1 if nothing is known. */
+static PyObject *reader_overtaken(PyObject *object, PyObject *argument)
+{
+    SlotReader *self = (SlotReader *)object;
+    uint64_t seq = PyLong_AsUnsignedLongLong(argument);
+    if (seq == UINT64_MAX && PyErr_Occurred()) {
+        return NULL;
+    }
+    HeaderSlot *slot = regions_slot(&self->regions, seq);
+    uint64_t newest = atomic_load_explicit(&slot->commit, memory_order_acquire) >> 1;
+    if (newest <= seq || (newest - seq) & self->regions.mask) {
+        return PyLong_FromLong(-1);
+    }
+    return PyLong_FromUnsignedLongLong(newest - self->regions.mask - 1);
+}
+
 static PyMethodDef reader_methods[] = {
+    {"overtaken", reader_overtaken, METH_O, "overtaken(seq)"},
     {"read", (PyCFunction)(void (*)(void))reader_read, METH_FASTCALL,
      "read(seq, epoch, published_ns, trace_id): the frame, None if late, False if invalid."},
     {NULL, NULL, 0, NULL},

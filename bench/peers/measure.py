@@ -31,7 +31,9 @@ class RunFailedError(Exception):
 
 def best_ring(nbytes: int) -> int:
     """As small as the consumer allows: large frames stay in the processor's cache."""
-    return 64 if nbytes < MIB else 8
+    if nbytes >= MIB:
+        return 8
+    return 64 if nbytes >= 64 * KIB else 512
 
 
 def rate_hz(nbytes: int) -> float:

@@ -374,6 +374,7 @@ class Consumer(Attachment):
         if not frame:
             if frame is None:
                 self.drops_late += 1
+                self._skip_overtaken(mapped.epoch, self._reader.overtaken(seq))
             else:
                 self.drops_invalid += 1
             return None
@@ -384,6 +385,17 @@ class Consumer(Attachment):
                 return None
         self.received += 1
         return frame
+
+    def _skip_overtaken(self, epoch: int, last: int) -> None:
+        """Pass over what is surely overwritten as well, faster than the producer goes on.
+
+        Whoever looked into each of those slots would stay a ring behind for ever.
+        """
+        waiting = self._inbox.waiting
+        while waiting and waiting[0][_SEQ] <= last and waiting[0][_EPOCH] == epoch:
+            if self._is_next(descriptor := waiting.popleft()):
+                self._pass(descriptor)
+                self.drops_late += 1
 
     def _set_aside(self, descriptor: Descriptor) -> None:
         """Of another epoch than the mapped one: its announce is on the way, or it is over."""

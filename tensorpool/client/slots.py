@@ -204,6 +204,17 @@ class SlotReader[F: FrameState]:
             self._consumer,
         )
 
+    def overtaken(self, seq: int) -> int:
+        """The latest seq whose slot the producer has surely taken again, if `seq` is late.
+
+        It goes round in order: whoever sees a later frame in a slot knows of all slots before.
+        -1 if nothing is known.
+        """
+        newest = load_acquire(self._words, _word_of(seq, self._mask)) >> 1
+        if newest <= seq or (newest - seq) & self._mask:
+            return -1
+        return newest - self._mask - 1
+
     def view(
         self, seq: int, fields: SlotFields, raw_header: bytes
     ) -> tuple[AnyArray, TensorLayout]:

@@ -248,6 +248,22 @@ def test_frame_is_valid_until_its_slot_is_taken(name: str) -> None:
 
 
 @both
+def test_late_frame_tells_how_far_the_producer_is(name: str) -> None:
+    regions = Regions()
+    reader = regions.reader(implementation(name))
+    assert reader.overtaken(1) == -1
+    for seq in range(2 * NSLOTS + 2):
+        regions.writer(slots).publish(np.ones(2), seq, None, 0, 0, None)
+    # Slot 1 holds 2 * NSLOTS + 1: everything up to a ring before is gone, nothing after it is.
+    assert reader.overtaken(1) == NSLOTS + 1
+    assert reader.overtaken(2 * NSLOTS + 1) == -1
+    assert reader.read(NSLOTS + 1, EPOCH, NULL_U64, 0) is None
+    assert reader.read(NSLOTS + 2, EPOCH, NULL_U64, 0)
+    regions.poke(1, 0, (3 << 1).to_bytes(8, "little"))  # not of this slot: nothing is believed
+    assert reader.overtaken(1) == -1
+
+
+@both
 @pytest.mark.parametrize(
     ("offset", "octets"),
     [
