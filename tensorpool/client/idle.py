@@ -33,6 +33,7 @@ _SLEPT_SHARE = 0.875
 _LEAST_SLEPT_NS = 200_000
 """Shorter beats are not worth a sleep: its end is some 60 us late."""
 _LONGEST_SLEPT_NS = 5 * NS_PER_MS
+"""In naps no longer than that: a close by another thread waits for the end of one."""
 
 
 class AdaptiveIdle:
@@ -62,9 +63,9 @@ class AdaptiveIdle:
         self._tries = tries + 1
         if tries == 0:
             self._since_ns = monotonic_ns()
-            if slept_ns := self._sleep_through_ns():
-                self._tries = _SPINS + _YIELDS  # then with short pauses at once
-                return slept_ns / NS_PER_S
+        if len(self._beats) == _BEATS and (slept_ns := self._sleep_through_ns()):
+            self._tries = _SPINS + _YIELDS  # then with short pauses at once
+            return slept_ns / NS_PER_S
         if tries < _SPINS + _YIELDS:
             return 0.0
         silence_ns = monotonic_ns() - self._since_ns
@@ -75,9 +76,7 @@ class AdaptiveIdle:
 
     def _sleep_through_ns(self) -> int:
         """How long no frame is to be expected; 0 if frames have no beat."""
-        if len(self._beats) < _BEATS:
-            return 0
-        due_ns = int(min(self._beats) * _SLEPT_SHARE) - (self._since_ns - self._frame_ns)
+        due_ns = int(min(self._beats) * _SLEPT_SHARE) - (monotonic_ns() - self._frame_ns)
         return 0 if due_ns < _LEAST_SLEPT_NS else min(due_ns, _LONGEST_SLEPT_NS)
 
     def wait(self, at_most_s: float) -> None:
