@@ -353,7 +353,11 @@ class Producer(Attachment):
         with self._user:
             claim.is_open = False
             claim.array.flags.writeable = False
-            is_current = self._version == self._lease.version and not self._is_closed
+            is_current = (
+                self._version == self._lease.version
+                and not self._is_closed
+                and not self._keeper.is_forked
+            )
             if (self._mapped if is_current else self._refresh()) is not claim.plan.mapped:
                 raise LeaseLost(
                     f"stream {self.stream_id}: the lease ended while frame {claim.seq} was being "

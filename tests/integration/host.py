@@ -187,11 +187,16 @@ class RunningHost:
 
     def wait_restarted(self, name: str, former_pid: int) -> None:
         """Until the child has another process and the host is ready."""
-        wait_until(
-            lambda: self.is_ready and self.process_report(name)["pid"] != former_pid,
-            DEADLINE_S,
-            lambda: f"another {name}\n{self.logged()}",
-        )
+
+        def is_restarted() -> bool:
+            # One account for both: of two, the first could be of before the child's end.
+            report = self.report()
+            if report is None or not report["ready"]:
+                return False
+            (process,) = (item for item in report["processes"] if item["name"] == name)
+            return process["pid"] != former_pid
+
+        wait_until(is_restarted, DEADLINE_S, lambda: f"another {name}\n{self.logged()}")
 
     def wait_ended(self) -> int:
         """Until the launcher ends by itself; its exit status."""

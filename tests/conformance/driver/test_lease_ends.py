@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 
 from tensorpool.wire.control import ResponseCode, ShmPoolAnnounce
@@ -165,7 +163,8 @@ def test_a_keepalive_from_another_session_adopts_the_lease(client: WireClient) -
 @pytest.mark.config_key("policies.announce_period_ms")
 def test_announces_come_at_the_cadence_and_stay_fresh(client: WireClient) -> None:
     period_ns = client.settings.policies.announce_period_ns
-    times = [client.announce(STATIC).announce_timestamp_ns for _ in range(4)]
-    gaps = [later - earlier for earlier, later in pairwise(times)]
-    assert min(gaps) > period_ns // 2
+    times = [client.announce(STATIC).announce_timestamp_ns for _ in range(7)]
+    assert times == sorted(set(times))
+    # Over six periods, half of which a busy machine may hold the first of them back.
+    assert times[-1] - times[0] > 3 * period_ns
     assert not any(isinstance(m, ShmPoolAnnounce) and m.stream_id == 0 for m in client.heard)

@@ -218,10 +218,11 @@ def _image(where: Node) -> Iterator[tuple[str, str, bool]]:
     yield "/usr", "/usr", True
     yield "/etc/ld.so.cache", "/etc/ld.so.cache", True
     yield "/sys", "/sys", True
-    pythons = {sys.prefix, sys.base_prefix, *filter(os.path.isdir, sys.path)}
+    # The checkout itself is none of them, though an editable install puts it there: of it the
+    # image has the package alone.
+    pythons = {sys.prefix, sys.base_prefix, *filter(os.path.isdir, sys.path)} - {str(REPOSITORY)}
     for path in sorted(pythons):
-        is_within = any(path.startswith(f"{other}/") for other in {*pythons, "/usr"})
-        if not is_within and path != str(REPOSITORY):
+        if not any(path.startswith(f"{other}/") for other in {*pythons, "/usr"}):
             yield path, path, True
     yield str(where.work / "bin"), _BIN, True
     yield str(REPOSITORY / "tensorpool"), f"{_LIB}/tensorpool", True
