@@ -42,9 +42,9 @@ def marked_processes(mark: str) -> list[psutil.Process]:
     ]
 
 
-def leftover_files() -> list[Path]:
-    """What this session still has in /dev/shm."""
-    return sorted(SHM.glob(f"{session_prefix()}*"))
+def leftover_files(prefix: str) -> list[Path]:
+    """What a session whose names begin so still has in /dev/shm."""
+    return sorted(SHM.glob(f"{prefix}*"))
 
 
 def _carries(process: psutil.Process, mark: str) -> bool:
@@ -69,15 +69,20 @@ def describe(process: psutil.Process) -> str:
     return f"process {process.pid}"
 
 
-def sweep(mark: str) -> list[str]:
-    """End and remove what is left of a session; say what that was."""
+def sweep(mark: str, prefix: str) -> list[str]:
+    """End and remove what is left of a session; say what that was.
+
+    Args:
+        mark: of its processes.
+        prefix: of its names in /dev/shm.
+    """
     _, left = psutil.wait_procs(marked_processes(mark), timeout=GRACE_S)
     found = [describe(process) for process in left]
     for process in left:
         with contextlib.suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(left, timeout=GRACE_S)
-    for path in leftover_files():
+    for path in leftover_files(prefix):
         found.append(f"file {path}")
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -95,7 +100,7 @@ class LeftoverCheck:
         os.environ[MARK] = self._mark
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        self._found = sweep(self._mark)
+        self._found = sweep(self._mark, session_prefix())
         if self._found:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

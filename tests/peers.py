@@ -10,6 +10,7 @@ nothing to recover. Silence is what a user would notice: the time between two fr
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import time
 from collections import Counter
@@ -28,8 +29,8 @@ from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 ATTACH_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 10.0
-_FRAME = np.arange(8, dtype=np.uint64)
-"""One cache line: fits the smallest stride."""
+_WORDS = 8
+"""Every word of a frame is the same, and tells its number: one cache line fits any stride."""
 _LOOK_NS = 10 * NS_PER_MS
 """How often a peer looks for orders."""
 _FRAME_WAIT_S = 0.01
@@ -53,6 +54,7 @@ class Report:
         frames: published with a descriptor sent, or received.
         disorder: frames that did not follow their predecessor by (epoch, seq).
         first_seq, last_seq: of the present epoch.
+        torn: frames whose words differ, although the client called the copy whole.
         failures: calls of `publish` that raised.
         events: how often each event of the pool happened.
     """
@@ -62,6 +64,7 @@ class Report:
     first_seq: int = -1
     last_seq: int = -1
     disorder: int = 0
+    torn: int = 0
     failures: int = 0
     drops_back_pressured: int = 0
     drops_gap: int = 0
@@ -113,10 +116,12 @@ def _serve(pipe: Connection, record: _Record, step: Callable[[], None]) -> None:
                 record.report.silence = Silence()
 
 
-def _produce(pipe: Connection, config: str, stream_id: int, rate_hz: float) -> None:
+def produce_frames(pipe: Connection, config: str, stream_id: int, rate_hz: float) -> None:
+    """A producer's process: every other frame is claimed and written in place."""
     record = _Record()
     period_ns = int(NS_PER_S / rate_hz)
     due_ns = 0
+    numbers = itertools.count()
     with (
         tensorpool.connect(config, on_event=record.on_event) as pool,
         pool.producer(stream_id, timeout_s=ATTACH_TIMEOUT_S) as producer,
@@ -130,7 +135,7 @@ def _produce(pipe: Connection, config: str, stream_id: int, rate_hz: float) -> N
             due_ns = max(due_ns, monotonic_ns() - _LOOK_NS) + period_ns
             dropped = producer.drops_back_pressured
             try:
-                seq = producer.publish(_FRAME, timeout_s=_PUBLISH_WAIT_S)
+                seq = _send(producer, next(numbers))
             except tensorpool.TensorPoolError:
                 record.report.failures += 1
                 return
@@ -141,7 +146,17 @@ def _produce(pipe: Connection, config: str, stream_id: int, rate_hz: float) -> N
         _serve(pipe, record, step)
 
 
-def _consume(pipe: Connection, config: str, stream_id: int) -> None:
+def _send(producer: tensorpool.Producer, number: int) -> int:
+    if number % 2:
+        return producer.publish(np.full(_WORDS, number, np.uint64), timeout_s=_PUBLISH_WAIT_S)
+    with producer.claim(_WORDS, np.uint64, timeout_s=_PUBLISH_WAIT_S) as claim:
+        for index in range(_WORDS):  # word by word, so that a kill finds it half written
+            claim.array[index] = number
+    return claim.seq
+
+
+def consume_frames(pipe: Connection, config: str, stream_id: int) -> None:
+    """A consumer's process: it copies every frame and looks at each word."""
     record = _Record()
     with (
         tensorpool.connect(config, on_event=record.on_event) as pool,
@@ -156,6 +171,9 @@ def _consume(pipe: Connection, config: str, stream_id: int) -> None:
             report.drops_invalid = consumer.drops_invalid
             if frame is not None:
                 record.frame(frame.epoch, frame.seq)
+                words = frame.try_copy()
+                if words is not None and (words != words[0]).any():
+                    report.torn += 1
 
         _serve(pipe, record, step)
 
@@ -186,10 +204,14 @@ class Peer:
 
     def report(self, *, reset_silence: bool = False) -> Report:
         """Ask it; raises as `wait_attached` does."""
-        self._pipe.send(reset_silence)
-        answer = self._answer()
+        answer = self.ask(reset_silence)
         assert isinstance(answer, Report)
         return answer
+
+    def ask(self, order: object) -> object:
+        """What its process answers to an order; raises as `wait_attached` does."""
+        self._pipe.send(order)
+        return self._answer()
 
     def _answer(self) -> object:
         if not self._pipe.poll(ANSWER_TIMEOUT_S):
@@ -224,9 +246,9 @@ def peers(
             stack.callback(peer.stop)
             return peer
 
-        receivers = [start(_consume) for _ in range(consumers)]
+        receivers = [start(consume_frames) for _ in range(consumers)]
         for receiver in receivers:
             receiver.wait_attached()
-        producer = start(_produce, rate_hz)
+        producer = start(produce_frames, rate_hz)
         producer.wait_attached()
         yield producer, receivers

@@ -119,6 +119,24 @@ class WireClient:
         **fields: Any,
     ) -> ShmAttachResponse:
         """Attach and return the answer, whatever it is."""
+        correlation_id = self.request_attach(
+            stream_id, role, client_id, publish_mode=publish_mode, **fields
+        )
+        answer = self.expect(ShmAttachResponse, lambda m: m.correlation_id == correlation_id)
+        assert isinstance(answer, ShmAttachResponse)
+        return answer
+
+    def request_attach(
+        self,
+        stream_id: int,
+        role: Role,
+        client_id: int,
+        /,
+        *,
+        publish_mode: int | None = PublishMode.EXISTING_OR_CREATE,
+        **fields: Any,
+    ) -> int:
+        """Send an attach request; its correlation id."""
         correlation_id = next(self._ids)
         request = ShmAttachRequest(
             correlation_id,
@@ -129,9 +147,7 @@ class WireClient:
             require_hugepages=HugepagesPolicy.UNSPECIFIED,
         )
         self.send(request._replace(**fields))
-        answer = self.expect(ShmAttachResponse, lambda m: m.correlation_id == correlation_id)
-        assert isinstance(answer, ShmAttachResponse)
-        return answer
+        return correlation_id
 
     def detach(self, lease_id: int, stream_id: int, client_id: int, role: Role) -> Any:
         """Detach and return the answer."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
@@ -29,6 +30,10 @@ type SessionHandler = Callable[[int], None]
 _OWN_LIMIT = 4096
 DRIVER_TIMEOUT_MS = 1000
 """Silence of the media driver after which it counts as lost."""
+
+_TIMED_OUT = re.compile(r"\(-100[012]\)")
+"""How the C client's own time-outs begin: driver, client, conductor. The binding gives the first
+its own type only where the wait is its own."""
 
 _log = logging.getLogger(__name__)
 
@@ -310,7 +315,7 @@ class AeronClient:
             _log.warning("aeron client error", extra=fields)
 
     def _refused(self, what: str, endpoint: Endpoint, error: Exception) -> HostError:
-        if isinstance(error, pyaeron.DriverTimeout):
+        if isinstance(error, pyaeron.DriverTimeout) or _TIMED_OUT.match(str(error)):
             return MediaDriverLost(f"{what} {endpoint}: the media driver does not answer")
         if isinstance(error, pyaeron.ResourceClosed) or self.is_lost:
             return MediaDriverLost(f"{what} {endpoint}: the connection is closed")

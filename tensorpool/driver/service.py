@@ -94,6 +94,7 @@ class LeaseService:
         self._registry = registry
         self._provisioner = provisioner
         self._last_epoch = heritage.last_epoch
+        self._last_epochs = heritage.last_epochs
         self._answered = heritage.answered
         self.rereads_until_ns = 0
         """Until then the control log may show us what our predecessor has answered."""
@@ -108,9 +109,7 @@ class LeaseService:
             settings, backing_of(settings.shm.base_dir), self.streams, self.leases
         )
         for static in settings.streams:
-            self._add_stream(
-                static.stream_id, static.name, static.profile, heritage, is_static=True
-            )
+            self._add_stream(static.stream_id, static.name, static.profile, is_static=True)
 
     # -- streams and epochs ---------------------------------------------------------------
 
@@ -125,9 +124,7 @@ class LeaseService:
         self._settings = settings
         for static in settings.streams:
             if self.streams.get(static.stream_id) is None:
-                self._add_stream(
-                    static.stream_id, static.name, static.profile, None, is_static=True
-                )
+                self._add_stream(static.stream_id, static.name, static.profile, is_static=True)
         self.provision_static_streams()
 
     def announce_all(self) -> None:
@@ -189,17 +186,17 @@ class LeaseService:
         stream_id: int,
         name: str,
         profile: str,
-        heritage: Heritage | None,
         *,
         is_static: bool,
     ) -> Stream:
         evicted = self.streams.evict_for_room()
         if evicted is not None:
+            self._last_epochs[evicted.stream_id] = evicted.last_epoch
             self.announcer.withdraw(evicted.stream_id)
         stream = self.streams.add(
             stream_id, name, self._settings.profile(profile), is_static=is_static
         )
-        stream.last_epoch = heritage.last_epochs.get(stream_id, 0) if heritage else 0
+        stream.last_epoch = self._last_epochs.get(stream_id, 0)
         self._registry.write_stream(stream.index, stream.record())
         fault_point(FaultPoint.STREAM_ADDED)
         return stream
@@ -356,7 +353,7 @@ class LeaseService:
         if stream is None:
             name = f"dynamic-{admission.stream_id}"
             profile = self._policies.default_profile
-            stream = self._add_stream(admission.stream_id, name, profile, None, is_static=False)
+            stream = self._add_stream(admission.stream_id, name, profile, is_static=False)
         lease = self.leases.reserve(
             stream_id=stream.stream_id,
             client_id=request.client_id,

@@ -22,6 +22,7 @@ from tensorpool.host_lock import HostLock
 from tensorpool.launcher.host_file import read_host
 from tensorpool.launcher.locks import host_file_path, namespace_lock_path
 from tensorpool.namespace import prepare_namespace
+from tensorpool.pid_namespace import own_pid_namespace
 from tensorpool.registry import (
     BumpReason,
     DriverState,
@@ -181,6 +182,8 @@ def report_seeds() -> list[bytes]:
     host = {
         "version": 1,
         "pid": os.getpid(),
+        "pid_namespace": own_pid_namespace(),
+        "written_ns": monotonic_ns(),
         "state": "ready",
         "ready": True,
         "started_at": 1.5,

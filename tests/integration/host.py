@@ -140,10 +140,13 @@ class RunningHost:
                 start_new_session=True,
             )
 
-    def command(self, *arguments: str, deadline_s: float = DEADLINE_S) -> "Completed":
-        """Run `tensorpool ARGUMENTS --config FILE` to its end."""
+    def command(
+        self, *arguments: str, deadline_s: float = DEADLINE_S, config: bool = True
+    ) -> "Completed":
+        """Run `tensorpool ARGUMENTS --config FILE` to its end, or as it stands."""
+        option = ["--config", str(self.config)] if config else []
         done = subprocess.run(
-            [sys.executable, "-m", "tensorpool", *arguments, "--config", str(self.config)],
+            [sys.executable, "-m", "tensorpool", *arguments, *option],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
