@@ -38,18 +38,22 @@ def settings_of(config: str) -> HostSettings:
 class WireClient:
     """One Aeron session on a host's control and announce streams.
 
+    Args:
+        settings: of the host.
+        tether: whether the streams wait for this client to poll.
+
     Attributes:
         heard: every message of ours heard so far, in order, with its Aeron session.
     """
 
-    def __init__(self, settings: HostSettings) -> None:
+    def __init__(self, settings: HostSettings, *, tether: bool = True) -> None:
         self.settings = settings
         self.heard: list[Any] = []
         self._ids = itertools.count(random.getrandbits(40))
         self._client = AeronClient(settings.aeron_dir, "wire-client")
         driver = settings.driver
         self._subscriptions = [
-            self._client.subscription(endpoint, tether=True)
+            self._client.subscription(endpoint, tether=tether)
             for endpoint in {driver.control, driver.announce}
         ]
         self._control = self._client.publication(driver.control)

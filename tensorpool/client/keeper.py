@@ -362,6 +362,7 @@ class LeaseKeeper:
         )
         lease.status = LeaseStatus.ATTACHING
         if self._channels.control(request) is Offer.SENT:
+            lease.asked += 1
             lease.next_action_ns = now_ns + _ATTACH_TIMEOUT_NS
         else:
             lease.next_action_ns = now_ns + _BACKOFF_FIRST_NS
@@ -505,14 +506,16 @@ class LeaseKeeper:
 
     def _on_rejected(self, lease: ClientLease, response: ShmAttachResponse) -> None:
         error = AttachRejected(response.code, response.error_message or "no reason given")
-        if response.error_message.startswith(_ID_TAKEN) and not lease.has_fixed_id:
-            lease.client_id = self.choose_client_id()  # Driver §B.2
+        patience_ns = _BACKOFF_MAX_NS
+        is_id_taken = response.error_message.startswith(_ID_TAKEN)
+        is_strangers = is_id_taken and not lease.has_fixed_id and lease.asked == 1
+        if is_strangers:
+            lease.client_id, lease.asked = self.choose_client_id(), 0  # Driver §B.2
         elif lease.attempts == 0:
             self._emit(PoolEvent("attach_rejected", lease.stream_id, None, str(error)))
-        patience_ns = _BACKOFF_MAX_NS
-        if response.error_message.startswith(_ID_TAKEN) and lease.has_fixed_id:
-            # Our predecessor's lease is superseded 1.25 keepalive intervals after its last sign
-            # of life (design §4.12): be there then.
+        if is_id_taken and not is_strangers:
+            # Our predecessor's lease, or our own, is superseded 1.25 keepalive intervals after
+            # its last sign of life (design §4.12): be there then.
             interval_ns = self.settings.policies.lease_keepalive_interval_ns
             patience_ns = max(interval_ns // _TRIES_PER_INTERVAL, _BACKOFF_FIRST_NS)
         self._retry_later(lease, error, patience_ns)

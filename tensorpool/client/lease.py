@@ -35,6 +35,8 @@ class ClientLease:
         regions_ns: the driver's time of the announce that told them, 0 if the attach did.
         vacant_epoch, vacant_since_ns: the epoch whose producer is gone, and since when.
         error: the driver's last refusal, if it is one that no retry cures by itself.
+        asked: attach requests sent with this client id; more than one, and the id may be taken
+            by a lease of our own, whose grant we never heard or whose connection we lost.
         talk: what the user says and hears besides.
     """
 
@@ -59,6 +61,7 @@ class ClientLease:
     deadline_ns: int = 0
     ttl_ns: int = 0
     attempts: int = 0
+    asked: int = 0
     attaches: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
 

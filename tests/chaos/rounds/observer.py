@@ -251,7 +251,8 @@ class _Observer:
         key = session_id, announce.stream_id
         epoch = self._announced.get(key, 0)
         if announce.epoch < epoch:
-            self._break("epoch-grows", f"{announce} after epoch {epoch}")
+            told = f"stream {announce.stream_id} at {announce.epoch} after {epoch}"
+            self._break("epoch-grows", f"announce of session {session_id}: {told}")
         self._announced[key] = max(epoch, announce.epoch)
 
     def _on_revoked(self, revoked: ShmLeaseRevoked, session_id: int) -> None:

@@ -42,7 +42,7 @@ def be_lazy(pipe: Connection, config: str, stream_id: int, client_id: int) -> No
     pipe.send(None)
     while not pipe.poll(_LAZY_PERIOD_S):
         try:
-            client = client or WireClient(settings)
+            client = client or WireClient(settings, tether=False)
             client.send(
                 ShmAttachRequest(
                     time.monotonic_ns(),

@@ -191,6 +191,21 @@ def test_a_drawn_id_that_is_taken_is_replaced(
         assert view.client_id == ids[-1]
 
 
+@pytest.mark.clause("Driver §B.2-2")
+def test_an_id_that_may_be_taken_by_ourselves_is_kept(
+    driver: ScriptedDriver, pool: tensorpool.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request was granted, but its answer is lost: with another id, a producer would
+    be refused for its own former lease."""
+    monkeypatch.setattr(keeper_module, "_ATTACH_TIMEOUT_NS", 50_000_000)
+    driver.answers.append(silence)
+    for _ in range(2):
+        driver.reject_with(ResponseCode.REJECTED, "client_id already attached")
+    with pool.producer(STREAM) as camera:
+        ids = [request.client_id for request in driver.of(ShmAttachRequest)]
+        assert ids == [camera.client_id] * 4
+
+
 @pytest.mark.clause("Driver §B.2-1", "Driver §4.8-3")
 def test_client_ids_are_drawn_and_never_zero(driver: ScriptedDriver, pool: tensorpool.Pool) -> None:
     for _ in range(4):
