@@ -23,8 +23,11 @@ up: setup ## bring the host's driver up; Ctrl-C ends it (ARGS="config.toml")
 test: setup ## run every test (ARGS="-k attach -x")
 	@$(BIN)/python -m pytest $(ARGS)
 
-chaos: setup ## run the fault tests at their full length (ARGS="-k frozen")
+ROUNDS ?= 1000
+SEED ?= 7
+chaos: setup ## run the fault tests at their full length, then random faults (ARGS="-k frozen" ROUNDS=1000 SEED=7)
 	@TENSORPOOL_CHAOS_FULL=1 $(BIN)/python -m pytest tests/chaos $(ARGS)
+	@$(BIN)/python -m tests.chaos.rounds --rounds $(ROUNDS) --seed $(SEED)
 
 # atheris is no part of the lock: it has wheels for some machines only, and without it the
 # seeded mutants of the test suite are tried for as long.

@@ -91,6 +91,11 @@ class Crowd:
             if self._wire.poll() == 0:
                 time.sleep(0.0001)
 
+    def pass_time(self, duration_ns: int) -> None:
+        """Keep alive and hear that long."""
+        end_ns = monotonic_ns() + duration_ns
+        self.run_until(lambda: monotonic_ns() >= end_ns, 2 * duration_ns / NS_PER_S + 1)
+
     def _keep_alive(self, clients: dict[int, int] | list[int]) -> None:
         for client_id in clients:
             lease_id = self.leases[client_id]

@@ -116,15 +116,20 @@ def _serve(pipe: Connection, record: _Record, step: Callable[[], None]) -> None:
                 record.report.silence = Silence()
 
 
-def produce_frames(pipe: Connection, config: str, stream_id: int, rate_hz: float) -> None:
-    """A producer's process: every other frame is claimed and written in place."""
+def produce_frames(
+    pipe: Connection, config: str, stream_id: int, rate_hz: float, client_id: int | None = None
+) -> None:
+    """A producer's process: every other frame is claimed and written in place.
+
+    With a fixed `client_id` it takes the place of one that was killed.
+    """
     record = _Record()
     period_ns = int(NS_PER_S / rate_hz)
     due_ns = 0
     numbers = itertools.count()
     with (
         tensorpool.connect(config, on_event=record.on_event) as pool,
-        pool.producer(stream_id, timeout_s=ATTACH_TIMEOUT_S) as producer,
+        pool.producer(stream_id, client_id=client_id, timeout_s=ATTACH_TIMEOUT_S) as producer,
     ):
 
         def step() -> None:

@@ -140,6 +140,10 @@ class RunningHost:
                 start_new_session=True,
             )
 
+    def adopt(self, process: subprocess.Popen[bytes]) -> None:
+        """Take another process than the last one started for the launcher."""
+        self._process = process
+
     def command(
         self, *arguments: str, deadline_s: float = DEADLINE_S, config: bool = True
     ) -> "Completed":

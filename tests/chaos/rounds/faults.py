@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -79,20 +80,23 @@ def kill_launcher(world: World, _rng: random.Random) -> None:
     world.host.wait_ready()
 
 
-def restart_host(world: World, _: random.Random) -> None:
-    assert world.host.stop() == 0, world.host.logged()
-    world.host.start()
-    world.host.wait_ready()
+def restart_host(world: World, rng: random.Random) -> None:
+    _restart(world, rng, None)
 
 
 def kill_in_drain(world: World, rng: random.Random) -> None:
     """A child dies while the host drains."""
-    victim = world.host.pid_of(rng.choice(CHILDREN))
+    _restart(world, rng, world.host.pid_of(rng.choice(CHILDREN)))
+
+
+def _restart(world: World, rng: random.Random, victim: int | None) -> None:
+    """Its exit status says how the drain went, which a busy machine may cut short."""
     tree = world.host.descendants()
     world.host.process.send_signal(signal.SIGTERM)
-    time.sleep(rng.uniform(0, 0.2))
-    with suppress(ProcessLookupError):
-        os.kill(victim, signal.SIGKILL)
+    if victim is not None:
+        time.sleep(rng.uniform(0, 0.2))
+        with suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
     world.host.wait_ended()
     _, alive = psutil.wait_procs(tree, DEADLINE_S)
     assert not alive, f"children outlive their launcher: {alive}"
@@ -105,6 +109,23 @@ def second_host(world: World, _: random.Random) -> None:
     done = world.host.command("up", str(world.host.config), config=False)
     assert done.status != 0, done
     assert "pid" in done.errors, done
+
+
+def two_hosts_at_once(world: World, _: random.Random) -> None:
+    """Started in the same moment: one of them serves, the other says why it does not."""
+    world.host.process.kill()
+    world.host.process.wait()
+    world.host.start()
+    first = world.host.process
+    world.host.start()
+    second = world.host.process
+    deadline = time.monotonic() + DEADLINE_S
+    while first.poll() is None and second.poll() is None:
+        assert time.monotonic() < deadline, "two hosts serve one namespace"
+        time.sleep(0.01)
+    if first.poll() is None:
+        world.host.adopt(first)
+    world.host.wait_ready()
 
 
 def restart_at_fault_point(world: World, rng: random.Random) -> None:
@@ -120,6 +141,7 @@ def restart_at_fault_point(world: World, rng: random.Random) -> None:
     finally:
         for name in armed:
             del world.host.environment[name]
+        once.unlink(missing_ok=True)
 
 
 def lose_registry(world: World, rng: random.Random) -> None:
@@ -217,6 +239,31 @@ def few_descriptors(world: World, rng: random.Random) -> None:
             driver.rlimit(psutil.RLIMIT_NOFILE, former)
 
 
+def no_address_space(world: World, rng: random.Random) -> None:
+    """The driver can map nothing more."""
+    with suppress(psutil.NoSuchProcess):
+        driver = psutil.Process(world.host.pid_of("driver"))
+        former = driver.rlimit(psutil.RLIMIT_AS)
+        driver.rlimit(psutil.RLIMIT_AS, (driver.memory_info().vms + (64 << 10), former[1]))
+        try:
+            _try_new_stream(world)
+            time.sleep(rng.uniform(0.1, 1.0))
+        finally:
+            driver.rlimit(psutil.RLIMIT_AS, former)
+
+
+def read_only_directory(world: World, rng: random.Random) -> None:
+    """Nothing can be made or removed where the streams are."""
+    base = world.host.settings.shm.base_dir
+    subprocess.run(["mount", "--bind", base, base], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", base], check=True)
+        _try_new_stream(world)
+        time.sleep(rng.uniform(0.1, 1.0))
+    finally:
+        subprocess.run(["umount", "--lazy", base], check=True)
+
+
 def flood(world: World, _: random.Random) -> None:
     """One client sends attach requests as fast as it can, and hears no answer."""
     with suppress(MediaDriverLost), WireClient(world.host.settings) as wire:
@@ -250,6 +297,7 @@ FAULTS: dict[str, Fault] = {
     "restart the host": restart_host,
     "kill in a drain": kill_in_drain,
     "a second host": second_host,
+    "two hosts at once": two_hosts_at_once,
     "kill at a fault point": restart_at_fault_point,
     "damage the registry": lose_registry,
     "kill a producer": replace_producer,
@@ -259,7 +307,9 @@ FAULTS: dict[str, Fault] = {
     "file system full": fill_file_system,
     "no inodes": take_inodes,
     "remove a stream": remove_stream,
+    "read-only directory": read_only_directory,
     "no descriptors": few_descriptors,
+    "no address space": no_address_space,
     "flood of attaches": flood,
     "half-open scrapes": half_open_scrapes,
 }

@@ -226,6 +226,9 @@ class _Observer:
             client = AeronClient(self._settings.aeron_dir, "chaos-observer")
             ears = [client.subscription(e, tether=False) for e in {driver.control, driver.announce}]
             self._ears = client, ears
+            # An IPC subscription joins where the slowest subscriber is: it may hear again what
+            # was heard before.
+            self._announced.clear()
         except HostError:
             if client is not None:
                 client.close()

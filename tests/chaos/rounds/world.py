@@ -29,7 +29,7 @@ AGAIN = 20
 PATIENCE_S = 45.0
 FILE_SYSTEM_BYTES = 192 << 20
 FILE_SYSTEM_INODES = 2000
-LAZY_CLIENT = 4_000_000
+LAZY_CLIENT, FIRST_PRODUCER = 4_000_000, 6_000_000
 KEEP = 2
 MIN_AGE_NS = 300 * NS_PER_MS
 _CHANNEL = "aeron:ipc?term-length=64k"
@@ -175,7 +175,10 @@ class World:
         other.wait_attached()
 
     def _producer(self, stream_id: int) -> Peer:
-        return Peer(produce_frames, str(self.host.config), stream_id, RATES_HZ[stream_id])
+        client_id = FIRST_PRODUCER + stream_id
+        return Peer(
+            produce_frames, str(self.host.config), stream_id, RATES_HZ[stream_id], client_id
+        )
 
     def _consumer(self, stream_id: int) -> Peer:
         return Peer(consume_frames, str(self.host.config), stream_id)
