@@ -27,6 +27,8 @@ type SessionHandler = Callable[[int], None]
 """Called with the session id of an image that came or went, on Aeron's own thread."""
 
 _OWN_LIMIT = 4096
+_NO_ANSWER = "(errcode=-1000)"
+"""In the text of an AeronError: the C client itself gave up waiting, before the binding did."""
 DRIVER_TIMEOUT_MS = 1000
 """Silence of the media driver after which it counts as lost."""
 
@@ -310,7 +312,7 @@ class AeronClient:
             _log.warning("aeron client error", extra=fields)
 
     def _refused(self, what: str, endpoint: Endpoint, error: Exception) -> HostError:
-        if isinstance(error, pyaeron.DriverTimeout):
+        if isinstance(error, pyaeron.DriverTimeout) or _NO_ANSWER in str(error):
             return MediaDriverLost(f"{what} {endpoint}: the media driver does not answer")
         if isinstance(error, pyaeron.ResourceClosed) or self.is_lost:
             return MediaDriverLost(f"{what} {endpoint}: the connection is closed")
