@@ -121,7 +121,8 @@ def host_config(root: str, streams: int) -> str:
 
     The terms are short, so that the sparse log buffers of the longest-lived publications are
     full within the warm-up: with the default of 4 MiB they fill for hours, up to a bound that is
-    known beforehand, and every series of shared memory would seem to grow.
+    known beforehand, and every series of shared memory would seem to grow. On a machine that is
+    shared, a process that waits for the processor for some seconds is not hung.
     """
     channel = f"aeron:ipc?term-length={_TERM_LENGTH}"
     kinds = ("control", "announce", "qos", "metadata")
@@ -151,6 +152,8 @@ per_consumer_descriptor_range = 1000
 per_consumer_control_base = 32000
 per_consumer_control_range = 1000
 consumer_capacity = 512
+[launcher]
+hang_timeout_ms = 60000
 [metrics]
 enabled = true
 """
