@@ -17,16 +17,7 @@ from tensorpool.version import __version__
 BEGIN = "<!-- soak: begin (generated) -->"
 END = "<!-- soak: end (generated) -->"
 PICTURE = "soak.svg"
-_NEW_PAGE = f"""\
-# Reliability
-
-## Soak
-
-`make soak` runs a host under churn for an hour (`MINUTES=60`) and reports what grows.
-
-{BEGIN}
-{END}
-"""
+_NEW_PAGE = f"# Reliability\n\n## Soak\n\n{BEGIN}\n{END}\n"
 _COUNTED = {
     "tensorpool_driver_attaches": "leases granted",
     "tensorpool_driver_detaches": "detaches",
