@@ -7,7 +7,7 @@ TYPED := $(wildcard tensorpool tests bench)
 LINTED := $(wildcard tensorpool tests bench examples stubs docs tools)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test chaos fuzz check docs bench lock clean
+.PHONY: help setup up test chaos fuzz check docs bench soak lock clean
 
 help: ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +51,10 @@ docs: setup ## build the documentation into docs/_build; a warning fails
 bench: setup ## measure speed beside other transports into docs/benchmarks.md (ARGS="--rounds 9")
 	@$(BIN)/python -m bench
 	@$(BIN)/python -m bench.peers --report $(ARGS)
+
+MINUTES ?= 60
+soak: setup ## watch a host under churn for what grows, into docs/reliability.md (MINUTES=60)
+	@exec $(BIN)/python -m bench.soak --minutes $(MINUTES) $(ARGS)
 
 lock: ## resolve the dependencies anew into requirements.lock
 	@tools/lock

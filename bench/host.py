@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,22 +50,34 @@ class BenchHost:
     pid: int
 
 
+def _common(root: str) -> str:
+    return _CONFIG.format(root=root)
+
+
 @contextmanager
-def bench_host(extra_config: str = "") -> Iterator[BenchHost]:
+def bench_host(
+    extra_config: str = "", *, configure: Callable[[str], str] = _common
+) -> Iterator[BenchHost]:
     """Start a host, wait until it is ready, and leave nothing behind.
 
-    `extra_config` is added to its configuration: profiles and streams of the benchmark's own.
+    `configure` gives the text of its configuration for the directory that is its own;
+    `extra_config` is added to that: profiles and streams of the benchmark's own.
 
     Raises:
         RuntimeError: the host itself left a process or a file, or did not end well.
     """
     root = tempfile.mkdtemp(prefix="tp-bench-", dir="/dev/shm")
     config = Path(root, "host.toml")
-    config.write_text(_CONFIG.format(root=root) + extra_config, encoding="ascii")
+    config.write_text(configure(root) + extra_config, encoding="ascii")
     command = [sys.executable, "-m", "tensorpool"]
     start = time.perf_counter()
     environment = os.environ | {"TP_LOG_LEVEL": "0"}
-    up = subprocess.Popen([*command, "up", str(config)], env=environment, stdout=subprocess.DEVNULL)
+    up = subprocess.Popen(
+        [*command, "up", str(config)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        process_group=0,  # a Ctrl-C is ours, who end the host when its users have left
+    )
     try:
         wait = [*command, "status", "--wait", "20", "--config", str(config)]
         subprocess.run(wait, check=True, env=environment, stdout=subprocess.DEVNULL)

@@ -83,6 +83,11 @@ class Attachment:
         """The mapped epoch, 0 while there is none."""
         return self._mapped.epoch if self._mapped is not None else 0
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._is_closed
+
     def close(self) -> None:
         """Detach and let go; idempotent. Frames handed out keep their memory."""
         if self._is_closed or self._keeper.is_forked:

@@ -66,7 +66,10 @@ _BACKOFF_MAX_NS = NS_PER_S
 _TRIES_PER_INTERVAL = 20
 _KEEPALIVES_PER_LIFE = 3
 _FRESH_PERIODS = 3
-_MAX_PARK_NS = NS_PER_MS
+_HURRIED_PARK_NS = NS_PER_MS // 2
+"""While an answer is awaited, which may be long: there may be no driver at the moment."""
+_REST_S = 0.004
+"""Between two looks while no answer is awaited: what comes then is seldom, and each look costs."""
 _TICK_NS = 50 * NS_PER_MS
 """How often a lease's traffic is looked after: thousands of leases share one thread."""
 _POLL_LIMIT = 64
@@ -134,6 +137,9 @@ class LeaseKeeper:
         self._joined_ns = 0
         self._correlation_id = random.getrandbits(62)
         self._is_closing = threading.Event()
+        self._wake = threading.Event()
+        self._due_ns = 0
+        self._is_hurried = False
         self._thread = threading.Thread(target=self._run, name="tensorpool-keeper", daemon=True)
 
     # -- called by users ------------------------------------------------------------------
@@ -207,6 +213,7 @@ class LeaseKeeper:
                 with suppress(MediaDriverLost):  # then the next connection makes up for it
                     lease.talk.on_connected(self._channels)
             self._leases.append(lease)
+        self._touch()
 
     def release(self, lease: ClientLease, timeout_s: float) -> None:
         """Detach and forget the lease, waiting a little for the driver's word."""
@@ -214,6 +221,7 @@ class LeaseKeeper:
             if lease.status is LeaseStatus.ATTACHED:
                 lease.status = LeaseStatus.DETACHING
                 lease.next_action_ns = 0
+                self._touch()
                 lease.changed.wait_for(lambda: lease.status is LeaseStatus.CLOSED, timeout_s)
             lease.status = LeaseStatus.CLOSED
             lease.regions = None
@@ -233,12 +241,14 @@ class LeaseKeeper:
             lease.regions = None
             self._retry_later(lease, error)
             self._emit(PoolEvent("protocol_error", lease.stream_id, lease.lease_id, str(error)))
+        self._touch()
 
     def close(self) -> None:
         """End the thread and the connection; in a forked child nothing: they are the parent's."""
         if self._is_forked:
             return
         self._is_closing.set()
+        self._touch()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
         with self._lock:
@@ -248,10 +258,14 @@ class LeaseKeeper:
         """A random non-zero client id (Driver §B.2)."""
         return random.randrange(1, 1 << 31)
 
+    def _touch(self) -> None:
+        """A user's thread has given the keeper something to do."""
+        self._wake.set()
+
     # -- the thread -----------------------------------------------------------------------
 
     def _run(self) -> None:
-        idle = BackoffIdle(_MAX_PARK_NS)
+        idle = BackoffIdle(_HURRIED_PARK_NS)
         while not self._is_closing.is_set():
             try:
                 work = self._do_work()
@@ -262,12 +276,17 @@ class LeaseKeeper:
                 _log.exception("lease keeper")
                 work = 0
             self._deliver()
-            idle.idle(work)
+            if work or self._is_hurried:
+                idle.idle(work)
+            else:
+                self._wake.wait(_REST_S)
         self._deliver()
 
     def _do_work(self) -> int:
         with self._lock:
             if self._client is None:
+                self._wake.clear()  # connecting leads to everything there is to do
+                self._due_ns, self._is_hurried = 0, False
                 if not has_media_driver_file(self.settings.aeron_dir):
                     return 0
                 self._connect()
@@ -276,13 +295,29 @@ class LeaseKeeper:
                 raise MediaDriverLost("silent for a second")
             work = self._channels.poll(self._on_fragment, _POLL_LIMIT)
             now_ns = monotonic_ns()
-            for lease in self._leases:
-                work += self._tend(lease, now_ns)
-                if lease.status is LeaseStatus.ATTACHED and now_ns >= lease.next_tick_ns:
-                    lease.next_tick_ns = now_ns + _TICK_NS
+            # Whatever changes a lease comes by a message, by a user's thread, or in its time.
+            if work or now_ns >= self._due_ns or self._wake.is_set():
+                self._wake.clear()  # before the walk: what is touched during it is seen next
+                work += self._tend_all(now_ns)
+            return work
+
+    def _tend_all(self, now_ns: int) -> int:
+        """Look after every lease; when that is due again, and whether somebody waits for it."""
+        work, due_ns, is_hurried = 0, now_ns + _TICK_NS, False
+        for lease in self._leases:
+            work += self._tend(lease, now_ns)
+            if lease.status is LeaseStatus.ATTACHED:
+                if now_ns >= lease.next_tick_ns:
+                    # All in the same walk, not each at a time of its own.
+                    lease.next_tick_ns = (now_ns // _TICK_NS + 1) * _TICK_NS
                     with lease.changed:
                         work += lease.talk.tick(lease, self._channels, now_ns)
-            return work
+                due_ns = min(due_ns, lease.next_tick_ns)
+            if lease.status is not LeaseStatus.CLOSED:
+                due_ns = min(due_ns, lease.next_action_ns)
+            is_hurried |= lease.status in _IN_A_HURRY
+        self._due_ns, self._is_hurried = due_ns, is_hurried
+        return work
 
     def _connect(self) -> None:
         client = AeronClient(self.settings.aeron_dir, f"tensorpool-client {os.getpid()}")
@@ -334,7 +369,7 @@ class LeaseKeeper:
 
     def _tend(self, lease: ClientLease, now_ns: int) -> int:
         if now_ns < lease.next_action_ns:
-            return 1 if lease.status in _IN_A_HURRY else 0
+            return 0
         with lease.changed:
             match lease.status:
                 case LeaseStatus.BACKOFF | LeaseStatus.ATTACHING:
@@ -635,7 +670,7 @@ class LeaseKeeper:
 
 
 _IN_A_HURRY = {LeaseStatus.ATTACHING, LeaseStatus.DETACHING}
-"""Somebody waits for an answer: poll without parking."""
+"""Somebody waits for an answer."""
 
 
 def _jittered(duration_ns: int) -> int:

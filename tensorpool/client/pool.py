@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,6 +31,7 @@ class Pool:
     def __init__(self, keeper: LeaseKeeper) -> None:
         self._keeper = keeper
         self._attachments: list[Attachment] = []
+        self._lock = threading.Lock()
         self.events: deque[PoolEvent] = keeper.events
 
     def producer(
@@ -51,7 +53,7 @@ class Pool:
             ForkedProcess, PoolClosed: the pool cannot be used here, or any more.
         """
         producer = Producer(self._keeper, stream_id, client_id=client_id, timeout_s=timeout_s)
-        self._attachments.append(producer)
+        self._hold(producer)
         return producer
 
     def consumer(  # noqa: PLR0913 - what can be wished for
@@ -98,7 +100,7 @@ class Pool:
             timeout_s=timeout_s,
             max_outstanding_seq_gap=checked_gap(max_outstanding_seq_gap),
         )
-        self._attachments.append(consumer)
+        self._hold(consumer)
         return consumer
 
     def close(self) -> None:
@@ -107,10 +109,17 @@ class Pool:
         Producers linger (`Producer.close`). In a forked child nothing happens: all of it is the
         parent's.
         """
-        attachments, self._attachments = self._attachments, []
+        with self._lock:
+            attachments, self._attachments = self._attachments, []
         for attachment in attachments:
             attachment.close()
         self._keeper.close()
+
+    def _hold(self, attachment: Attachment) -> None:
+        """Close it at our end; those that were closed already are let go."""
+        with self._lock:
+            self._attachments = [held for held in self._attachments if not held.is_closed]
+            self._attachments.append(attachment)
 
     def __enter__(self) -> Self:
         return self

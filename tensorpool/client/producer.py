@@ -332,7 +332,9 @@ class Producer(Attachment):
         key = (shape, code, order)
         header = self._headers.get(key)
         if header is None:
-            header = self._headers[key] = contiguous_header(shape, code, order)
+            header = contiguous_header(shape, code, order)
+            if len(self._headers) < _FORMS:
+                self._headers[key] = header
         return header
 
     @staticmethod

@@ -92,9 +92,11 @@ class _Observer:
         self._ears: tuple[AeronClient, list[Subscription]] | None = None
         self._ears_ns = 0
         self._excused: dict[int, int] = {}
+        self._is_memory_lost = False
 
     def excuse(self, stream_id: int, seconds: float) -> None:
         self._excused[stream_id] = monotonic_ns() + int(seconds * NS_PER_S)
+        self._is_memory_lost |= stream_id == 0
 
     def look(self) -> None:
         self._read()
@@ -140,6 +142,8 @@ class _Observer:
     def _grow(self, stream_id: int, epoch: int, where: str) -> None:
         """A registry's last epoch; it may be behind an announce only if it was read before it."""
         highest = self.seen.epochs.get(stream_id, 0)
+        if epoch == 0 and self._is_memory_lost:
+            return  # of a stream without directories nobody knows the past; the next is above it
         if epoch < highest:
             self._break("epoch-grows", f"{where}: stream {stream_id} at {epoch} after {highest}")
         self.seen.epochs[stream_id] = max(epoch, highest)

@@ -1,0 +1,1 @@
+"""A long run under churn, watched for what grows: `python -m bench.soak --minutes 60`."""

@@ -1,0 +1,201 @@
+"""Looking at a running host and its clients from outside, again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from tensorpool.launcher.host_file import HostReport, read_host
+from tensorpool.registry import RegistryError, RegistryReader
+from tensorpool.settings import HostSettings
+
+CLIENTS = "clients"
+_BLOCK_BYTES = 512
+_SCRAPE_TIMEOUT_S = 5.0
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Something that is measured.
+
+    Attributes:
+        name: a word for the result file.
+        title: for people.
+        unit: "" for a number of things.
+        slack: growth an hour that is none, in its unit.
+        is_judged: whether growth fails the soak.
+    """
+
+    name: str
+    title: str
+    unit: str
+    slack: float
+    is_judged: bool = True
+
+
+PRIVATE = Measure("private", "private memory", "MiB", 1.0)
+RESIDENT = Measure("resident", "resident memory, shared pages included", "MiB", 1.0)
+SHARED = Measure("shared", "shared memory", "MiB", 1.0)
+DESCRIPTORS = Measure("descriptors", "file descriptors", "", 1.0)
+THREADS = Measure("threads", "threads", "", 1.0)
+EPOCHS = Measure("epochs", "epoch directories", "", 1.0)
+LEASES = Measure("leases", "active leases", "", 1.0)
+LAG = Measure("lag", "longest duty cycle in a second", "ms", 1.0, is_judged=False)
+"""Not judged: it is as much the machine's, and what else runs on it, as ours."""
+MEASURES = (PRIVATE, RESIDENT, SHARED, DESCRIPTORS, THREADS, EPOCHS, LEASES, LAG)
+
+
+class Series(NamedTuple):
+    """Which curve a value belongs to: what is measured, and of whom."""
+
+    measure: Measure
+    subject: str
+
+
+type Sample = dict[Series, float]
+
+
+class Sampler:
+    """Samples one host. What cannot be read just now is absent from the sample.
+
+    Attributes:
+        times_s: of the samples, since the first one.
+        samples: as many.
+        restarts: how often a process of the host was started again, and why the last time.
+        cpu_s: processor time of the host's processes and the steady clients by subject, as of
+            the last sample.
+    """
+
+    def __init__(self, settings: HostSettings) -> None:
+        self.times_s: list[float] = []
+        self.samples: list[Sample] = []
+        self.restarts: dict[str, tuple[int, str | None]] = {}
+        self.cpu_s: dict[str, float] = {}
+        self._settings = settings
+        self._started = 0.0
+
+    def sample(self, client_pids: list[int]) -> Sample:
+        """Take one, and keep it. `client_pids` are watched as one subject."""
+        now = time.monotonic()
+        self._started = self._started or now
+        settings = self._settings
+        values: Sample = {}
+        report = read_host(settings.shm)
+        if report is not None:
+            for name, pid in _pids(report):
+                self._look(values, name, [pid])
+            for child in report["processes"]:
+                if child["restarts"]:
+                    self.restarts[child["name"]] = child["restarts"], child["last_exit"]
+                if child["name"] != "media_driver":  # it has no duty cycle of ours
+                    values[Series(LAG, child["name"])] = child["lag_ms"]
+        self._look(values, CLIENTS, client_pids)
+        regions = used_bytes(settings.shm.namespace_dir)
+        values[Series(SHARED, "regions")] = regions / _MIB
+        values[Series(SHARED, "term buffers")] = used_bytes(settings.aeron_dir) / _MIB
+        values[Series(EPOCHS, "namespace")] = count_epochs(settings.shm.namespace_dir)
+        with contextlib.suppress(RegistryError):
+            values[Series(LEASES, "registry")] = active_leases(settings)
+        self.times_s.append(now - self._started)
+        self.samples.append(values)
+        return values
+
+    def curve(self, series: Series) -> tuple[list[float], list[float]]:
+        """Times in seconds and values of one series, without the samples that lack it."""
+        pairs = [
+            (at, sample[series])
+            for at, sample in zip(self.times_s, self.samples, strict=True)
+            if series in sample
+        ]
+        return [at for at, _ in pairs], [value for _, value in pairs]
+
+    def series(self) -> list[Series]:
+        """Every series that was seen, by measure, then in order of appearance."""
+        seen = dict.fromkeys(series for sample in self.samples for series in sample)
+        return sorted(seen, key=lambda series: MEASURES.index(series.measure))
+
+    def scrape(self) -> dict[str, float]:
+        """The sum over its labels of every counter that the host's processes export now."""
+        report = read_host(self._settings.shm)
+        totals: dict[str, float] = {}
+        if report is None:
+            return totals
+        urls = [report["metrics"], *(child["metrics"] for child in report["processes"])]
+        for url in filter(None, urls):
+            with contextlib.suppress(OSError):
+                with urllib.request.urlopen(url, timeout=_SCRAPE_TIMEOUT_S) as answer:  # noqa: S310
+                    text = answer.read().decode()
+                for family in text_string_to_metric_families(text):
+                    if family.type == "counter" and family.name.startswith("tensorpool_"):
+                        totals[family.name] = totals.get(family.name, 0.0) + sum(
+                            sample.value
+                            for sample in family.samples
+                            if sample.name.endswith("_total")
+                        )
+        return totals
+
+    def _look(self, values: Sample, subject: str, pids: Iterable[int]) -> None:
+        private = resident = descriptors = threads = cpu = 0.0
+        try:
+            for pid in pids:
+                process = psutil.Process(pid)
+                with process.oneshot():
+                    memory = process.memory_full_info()
+                    private += memory.uss / _MIB
+                    resident += memory.rss / _MIB
+                    descriptors += process.num_fds()
+                    threads += process.num_threads()
+                    times = process.cpu_times()
+                    cpu += times.user + times.system
+        except psutil.Error:
+            return  # one of them is not there just now: no sum
+        values[Series(PRIVATE, subject)] = private
+        values[Series(RESIDENT, subject)] = resident
+        values[Series(DESCRIPTORS, subject)] = descriptors
+        values[Series(THREADS, subject)] = threads
+        self.cpu_s[subject] = cpu
+
+
+def _pids(report: HostReport) -> list[tuple[str, int]]:
+    children = [(child["name"], child["pid"]) for child in report["processes"]]
+    return [("launcher", report["pid"]), *((n, pid) for n, pid in children if pid is not None)]
+
+
+def used_bytes(directory: str) -> int:
+    """What the files below `directory` take of the file system."""
+    used = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(OSError):  # it was deleted meanwhile
+                used += os.lstat(os.path.join(folder, name)).st_blocks * _BLOCK_BYTES
+    return used
+
+
+def count_epochs(namespace_dir: str) -> int:
+    """Epoch directories of all streams, those in the making or half deleted included."""
+    count = 0
+    with contextlib.suppress(OSError), os.scandir(namespace_dir) as streams:
+        for stream in streams:
+            if stream.is_dir():
+                with contextlib.suppress(OSError):
+                    count += len(os.listdir(stream.path))
+    return count
+
+
+def active_leases(settings: HostSettings) -> int:
+    """Leases that the registry shows as active.
+
+    Raises:
+        RegistryError: there is no registry.
+    """
+    with RegistryReader(settings.shm.registry_path) as registry:
+        return registry.active_leases
