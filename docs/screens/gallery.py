@@ -4,6 +4,7 @@ import time
 
 from docs.screens.dashboard import Panel, look
 from docs.screens.live_host import LiveHost, live_host
+from docs.screens.processes import ended_in_order
 from docs.screens.prometheus import Prometheus, program, prometheus
 from docs.screens.waiting import NotShown, wait_for
 
@@ -34,6 +35,7 @@ class Gallery:
         """
         program()  # before anything is started in vain
         with (
+            ended_in_order(),
             live_host() as host,
             # First of all: it takes five seconds to look at a new list of targets.
             prometheus(host.directory / "prometheus", host.targets) as server,

@@ -78,6 +78,11 @@ class LiveHost:
         """The discovery file that its launcher writes for Prometheus."""
         return self.directory / "targets.json"
 
+    @property
+    def _log(self) -> Path:
+        """What its clients complain of."""
+        return self.directory / "clients.log"
+
     @cached_property
     def _status(self) -> StatusReader:
         """What `tensorpool status` reads, without a process for every look."""
@@ -101,10 +106,10 @@ class LiveHost:
         """Producers and consumers that stay, all attached."""
         with ExitStack() as clients:
             for arguments in _CLIENTS:
-                clients.enter_context(running(_command(*arguments), self.environment))
+                clients.enter_context(running(_command(*arguments), self.environment, self._log))
             wait_for(
                 lambda: len(self._status.look()["leases"]) >= len(_CLIENTS),
-                lambda: f"the clients to be attached\n{self.ask('status').stdout}",
+                lambda: f"the clients to be attached\n{self._log.read_text(encoding='utf-8')}",
             )
             yield
 
@@ -112,7 +117,7 @@ class LiveHost:
         """Let other clients come, work and go."""
         with ExitStack() as clients:
             visitors = [
-                clients.enter_context(running(_command(*arguments), self.environment))
+                clients.enter_context(running(_command(*arguments), self.environment, self._log))
                 for arguments in _VISITORS
             ]
             for visitor in visitors:

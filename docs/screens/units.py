@@ -27,7 +27,8 @@ def ticks(top: float, unit: str) -> list[float]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}" if value < _KIB else f"{value:.0f}"
+    # Never as 1e+03.
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"  # noqa: PLR2004 - two digits
 
 
 def _seconds(value: float) -> str:
