@@ -3,7 +3,7 @@
 
 BIN := .venv/bin
 # Folders that are there; a checkout may lack some.
-TYPED := $(wildcard tensorpool tests bench)
+TYPED := $(wildcard tensorpool tests bench docs/screens)
 LINTED := $(wildcard tensorpool tests bench examples stubs docs tools)
 
 .DEFAULT_GOAL := help
