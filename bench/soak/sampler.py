@@ -43,7 +43,11 @@ class Measure:
 
 
 PRIVATE = Measure("private", "private memory", "MiB", 1.0)
-RESIDENT = Measure("resident", "resident memory, shared pages included", "MiB", 1.0)
+RESIDENT = Measure(
+    "resident", "resident memory, shared pages included", "MiB", 1.0, is_judged=False
+)
+"""Not judged: it grows as a process touches more pages of term buffers that were there before;
+what they take altogether is judged as shared memory, and the rest as private memory."""
 SHARED = Measure("shared", "shared memory", "MiB", 1.0)
 DESCRIPTORS = Measure("descriptors", "file descriptors", "", 1.0)
 THREADS = Measure("threads", "threads", "", 1.0)

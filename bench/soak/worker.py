@@ -133,7 +133,8 @@ class Worker:
     def thaw(self) -> None:
         """SIGCONT; nothing if it is not frozen."""
         if self.is_frozen:
-            os.kill(self.pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):  # it has ended, which the crew will notice
+                os.kill(self.pid, signal.SIGCONT)
             self.is_frozen = False
 
     def ask_to_stop(self) -> None:

@@ -33,7 +33,7 @@ from tensorpool.wire.driver import Role
 type _Form = tuple[tuple[int, ...], np.dtype[np.generic], MajorOrder, bytes, int]
 """Shape, element type, order, embedded header and bytes of a claim."""
 
-_FORMS = 256
+_FORMS = 64
 """More shapes than that are worked out each time."""
 DEFAULT_LINGER_S = 1.0
 _LINGER_LOOK_S = 0.002

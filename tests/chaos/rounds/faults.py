@@ -130,10 +130,9 @@ def two_hosts_at_once(world: World, _: random.Random) -> None:
 
 def restart_at_fault_point(world: World, rng: random.Random) -> None:
     """The new driver dies once, between two steps of an attach or an epoch bump."""
-    once = world.directory / "killed-once"
-    once.unlink(missing_ok=True)
+    world.once.unlink(missing_ok=True)
     point, passing = rng.choice(list(FaultPoint)), rng.randint(1, 6)
-    armed = {POINT_VARIABLE: f"{point.name}:{passing}", ONCE_VARIABLE: str(once)}
+    armed = {POINT_VARIABLE: f"{point.name}:{passing}", ONCE_VARIABLE: str(world.once)}
     world.host.environment.update(armed)
     try:
         restart_host(world, rng)
@@ -141,7 +140,6 @@ def restart_at_fault_point(world: World, rng: random.Random) -> None:
     finally:
         for name in armed:
             del world.host.environment[name]
-        once.unlink(missing_ok=True)
 
 
 def lose_registry(world: World, rng: random.Random) -> None:

@@ -104,6 +104,11 @@ class World:
         self.consumers: dict[int, list[Peer]] = {}
         self._observer: Peer | None = None
 
+    @property
+    def once(self) -> Path:
+        """Made by a driver that dies at a fault point, whenever it comes there."""
+        return self.directory / "killed-once"
+
     # -- begin and end --------------------------------------------------------------------
 
     def start(self) -> None:
@@ -133,6 +138,7 @@ class World:
         for peer in [*self._others, *self.producers.values(), *self.all_consumers]:
             peer.stop()
         self.host.wait_ready()
+        self.once.unlink(missing_ok=True)
         wait_until(lambda: not self._excess(), DEADLINE_S, lambda: f"the GC: {self._excess()}")
         if self._observer is not None:
             self._observer.stop()
