@@ -25,6 +25,7 @@ from tensorpool.fault_points import ONCE_VARIABLE, POINT_VARIABLE, FaultPoint
 from tensorpool.wire.driver import Role
 from tests.chaos.rounds.world import RATES_HZ, SECOND, SPARE, World
 from tests.integration.host import DEADLINE_S, STREAM
+from tests.support import wait_until
 from tests.wire_client import WireClient
 
 type Fault = Callable[[World, random.Random], None]
@@ -255,7 +256,8 @@ def read_only_directory(world: World, rng: random.Random) -> None:
     base = world.host.settings.shm.base_dir
     subprocess.run(["mount", "--bind", base, base], check=True)
     try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", base], check=True)
+        # Busy while somebody opens a file for writing at this very moment.
+        wait_until(lambda: _remount_read_only(base), DEADLINE_S, f"{base} to be made read-only")
         _try_new_stream(world)
         time.sleep(rng.uniform(0.1, 1.0))
     finally:
@@ -327,6 +329,11 @@ def stopped(processes: Iterable[psutil.Process]) -> Iterator[None]:
         for process in halted:
             with suppress(psutil.NoSuchProcess):
                 process.resume()
+
+
+def _remount_read_only(path: str) -> bool:
+    command = ["mount", "-o", "remount,bind,ro", path]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _try_new_stream(world: World) -> None:
