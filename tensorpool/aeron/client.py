@@ -10,8 +10,9 @@ import enum
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,8 +25,6 @@ from tensorpool.settings import Endpoint
 
 type FragmentHandler = Callable[[memoryview, int], None]
 """Called with the fragment, valid only during the call, and its Aeron session id."""
-type SessionHandler = Callable[[int], None]
-"""Called with the session id of an image that came or went, on Aeron's own thread."""
 
 _OWN_LIMIT = 4096
 DRIVER_TIMEOUT_MS = 1000
@@ -188,8 +187,15 @@ class Subscription:
         return int(self._raw.image_count)
 
     def session_ids(self) -> set[int]:
-        """The sessions of the publishers that are there now."""
-        return {image.session_id for image in self._images()}
+        """The sessions of the publishers that are there now.
+
+        Raises:
+            MediaDriverLost: the subscription was closed under us.
+        """
+        try:
+            return {image.session_id for image in self._images()}
+        except pyaeron.ResourceClosed as error:
+            raise MediaDriverLost(f"{self.endpoint}: subscription closed") from error
 
     def close(self) -> None:
         """Close; idempotent."""
@@ -216,6 +222,9 @@ class AeronClient:
         self, aeron_dir: str, name: str, *, conductor_sleep_ms: int = _PROMPT_SLEEP_MS
     ) -> None:
         self.aeron_dir = aeron_dir
+        self._lock = threading.Lock()
+        self._additions = 0
+        self._is_closing = False
         self.errors = 0
         """Errors reported by the client's conductor."""
         self._error_log = RateLimit()
@@ -245,19 +254,13 @@ class AeronClient:
             MediaDriverLost: it does not answer.
         """
         try:
-            raw = self._raw.add_exclusive_publication(endpoint.channel, endpoint.stream_id)
+            with self._addition():
+                raw = self._raw.add_exclusive_publication(endpoint.channel, endpoint.stream_id)
         except pyaeron.AeronError as error:
             raise self._refused("publication", endpoint, error) from error
         return Publication(raw, endpoint)
 
-    def subscription(
-        self,
-        endpoint: Endpoint,
-        *,
-        tether: bool = False,
-        on_image: SessionHandler | None = None,
-        on_image_gone: SessionHandler | None = None,
-    ) -> Subscription:
+    def subscription(self, endpoint: Endpoint, *, tether: bool = False) -> Subscription:
         """A new subscription.
 
         `tether` asks that publishers wait for this subscriber instead of dropping it when
@@ -269,16 +272,8 @@ class AeronClient:
         """
         channel = with_parameter(endpoint.channel, "tether", "true" if tether else "false")
         try:
-            raw = self._raw.add_subscription(
-                channel,
-                endpoint.stream_id,
-                available_image=None
-                if on_image is None
-                else lambda _, image: on_image(image.session_id),
-                unavailable_image=None
-                if on_image_gone is None
-                else lambda _, image: on_image_gone(image.session_id),
-            )
+            with self._addition():
+                raw = self._raw.add_subscription(channel, endpoint.stream_id)
         except pyaeron.AeronError as error:
             raise self._refused("subscription", endpoint, error) from error
         return Subscription(raw, endpoint)
@@ -289,11 +284,38 @@ class AeronClient:
         return bool(self._raw.is_closed)
 
     def close(self) -> None:
-        """Close the client with all its publications and subscriptions; idempotent."""
-        self._raw.close()
+        """Close the client with all its publications and subscriptions; idempotent.
+
+        While another thread awaits the media driver's answer to an addition, the binding must not
+        free the client: then that thread closes it as soon as the answer or its time-out is there.
+        """
+        with self._lock:
+            self._is_closing = True
+            is_over = self._is_over()
+        if is_over:
+            self._raw.close()
+
+    @contextmanager
+    def _addition(self) -> Iterator[None]:
+        with self._lock:
+            if self._is_closing:
+                raise MediaDriverLost("the connection is closed")
+            self._additions += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._additions -= 1
+                is_last = self._is_over()
+            if is_last:
+                self._raw.close()
+
+    def _is_over(self) -> bool:
+        return self._is_closing and not self._additions
 
     def abandon(self) -> object:
         """In a forked child: leave the parent's connection alone."""
+        self._lock, self._additions = threading.Lock(), 0  # of threads that the child has not
         raw, self._raw = self._raw, forked.Abandoned()
         return raw
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hmac
 import logging
 import os
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from tensorpool import wire
@@ -22,6 +21,7 @@ from tensorpool.aeron.client import (
     has_media_driver_file,
 )
 from tensorpool.aeron.outbox import Outbox
+from tensorpool.aeron.sessions import SessionWatch
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.driver.announcer import Announcer
 from tensorpool.driver.service import LeaseService
@@ -80,7 +80,6 @@ class DriverAgent:
         self._settings = settings
         self._registry = registry
         self._debts = debts
-        self._gone_sessions: SimpleQueue[int] = SimpleQueue()
         self._malformed_log = RateLimit()
         self._refusal_log = RateLimit()
         self._client: AeronClient | None = None
@@ -157,9 +156,7 @@ class DriverAgent:
             )
             self._control = control = client.publication(driver.control)
             announce = client.publication(driver.announce)
-            self._subscription = client.subscription(
-                driver.control, tether=True, on_image_gone=self._gone_sessions.put
-            )
+            self._subscription = client.subscription(driver.control, tether=True)
         except MediaDriverLost as error:
             _log.debug("media driver not reachable", extra={"why": str(error)})
             if client is not None:
@@ -172,7 +169,7 @@ class DriverAgent:
         self.service.announcer = Announcer(
             announce, self._settings.policies.announce_period_ns, stats.announces
         )
-        self._take_gone_sessions()  # of the former media driver: new sessions come in their place
+        self._sessions = SessionWatch(self._subscription)
         if self._lost_since_ns:
             self.service.leases.extend_all(now_ns - self._lost_since_ns)
         self.service.rereads_until_ns = now_ns + _REREAD_NS
@@ -219,7 +216,7 @@ class DriverAgent:
         work += self._take_requests(now_ns)
         if stall_ns > _STALL_NS:
             self._make_up_for(stall_ns)
-        gone = self._take_gone_sessions()
+        gone = self._sessions.take_gone(now_ns)
         if gone:
             service.orphan_sessions(gone)
         work += service.expire_due(now_ns) + service.retry_provisioning(now_ns)
@@ -258,14 +255,6 @@ class DriverAgent:
         while now_ns - started_ns < _MAKE_UP_NS and self._take_requests(now_ns):
             now_ns = monotonic_ns()
         self.service.leases.extend_all(stall_ns + now_ns - started_ns)
-
-    def _take_gone_sessions(self) -> set[int]:
-        gone: set[int] = set()
-        while True:
-            try:
-                gone.add(self._gone_sessions.get_nowait())
-            except Empty:
-                return gone
 
     def _check_regions(self) -> None:
         for stream in self.service.streams:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from tensorpool import wire
@@ -20,6 +19,7 @@ from tensorpool.aeron.client import (
     has_media_driver_file,
 )
 from tensorpool.aeron.outbox import Outbox
+from tensorpool.aeron.sessions import SessionWatch
 from tensorpool.clock import NS_PER_MS, monotonic_ns
 from tensorpool.logs import RateLimit, counted
 from tensorpool.settings import HostSettings, SupervisorSettings
@@ -72,7 +72,6 @@ class SupervisorAgent:
         self._client: AeronClient | None = None
         self._subscriptions: list[Subscription] = []
         self._outbox: Outbox | None = None
-        self._gone_sessions: SimpleQueue[int] = SimpleQueue()
         self._malformed_log = RateLimit()
         # Time in which nobody could be heard is no time in which anybody was silent.
         self._deaf_ns = 0
@@ -129,7 +128,11 @@ class SupervisorAgent:
                 conductor_sleep_ms=PATIENT_SLEEP_MS,
             )
             control = client.publication(self._endpoints.control)
+            heard_of = {self._endpoints.control, self._endpoints.qos}
             self._subscriptions = self._subscribe(client)
+            self._sessions = SessionWatch(
+                *(s for s in self._subscriptions if s.endpoint in heard_of)
+            )
         except MediaDriverLost as error:
             _log.debug("media driver not reachable", extra={"why": str(error)})
             if client is not None:
@@ -150,14 +153,9 @@ class SupervisorAgent:
         others = {self._endpoints.qos, self._endpoints.announce, self._endpoints.metadata}
         return [
             # A hello must not be lost; of all else the next one comes in a second.
-            client.subscription(control, tether=True, on_image_gone=self._gone_sessions.put),
+            client.subscription(control, tether=True),
             *(
-                client.subscription(
-                    endpoint,
-                    on_image_gone=self._gone_sessions.put
-                    if endpoint == self._endpoints.qos
-                    else None,
-                )
+                client.subscription(endpoint)
                 for endpoint in sorted(others - {control}, key=lambda e: (e.channel, e.stream_id))
             ),
         ]
@@ -169,7 +167,6 @@ class SupervisorAgent:
         self._client = None
         self._outbox = None
         self._subscriptions = []
-        self._take_gone_sessions()  # new sessions come in their place, from a new media driver
         self.service.consumers.forget_sessions(self._now_ns)
 
     # -- one cycle ------------------------------------------------------------------------
@@ -187,7 +184,7 @@ class SupervisorAgent:
             self._deaf_ns += gap_ns
             _log.warning("duty cycle stalled", extra={"stall_ms": gap_ns // NS_PER_MS})
         self._now_ns = now_ns - self._deaf_ns
-        gone = self._take_gone_sessions()
+        gone = self._sessions.take_gone(now_ns)
         work = self._outbox.flush()
         self._subscriptions[0].skip_own(self._outbox.publication)
         for subscription in self._subscriptions:
@@ -206,14 +203,6 @@ class SupervisorAgent:
             self.service.forget_leases()
         if leases is not None:
             self.service.on_leases(leases, since_ns, self._now_ns)
-
-    def _take_gone_sessions(self) -> set[int]:
-        gone: set[int] = set()
-        while True:
-            try:
-                gone.add(self._gone_sessions.get_nowait())
-            except Empty:
-                return gone
 
     def _send(self, config: ConsumerConfig) -> None:
         if self._outbox is not None:
