@@ -32,6 +32,7 @@ from tensorpool.client.lease import ClientLease, LeaseStatus
 from tensorpool.client.mapping import EpochRegions
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.errors import TensorPoolError
+from tensorpool.logs import RateLimit, counted
 from tensorpool.settings import HostSettings
 from tensorpool.wire.control import (
     CONTROL,
@@ -66,6 +67,7 @@ _BACKOFF_MAX_NS = NS_PER_S
 _TRIES_PER_INTERVAL = 20
 _KEEPALIVES_PER_LIFE = 3
 _FRESH_PERIODS = 3
+_FAULT_PAUSE_S = 0.05
 _HURRIED_PARK_NS = NS_PER_MS // 2
 """While an answer is awaited, which may be long: there may be no driver at the moment."""
 _REST_S = 0.004
@@ -139,6 +141,7 @@ class LeaseKeeper:
         self._is_closing = threading.Event()
         self._wake = threading.Event()
         self._due_ns = 0
+        self._fault_log = RateLimit()
         self._is_hurried = False
         self._thread = threading.Thread(target=self._run, name="tensorpool-keeper", daemon=True)
 
@@ -273,8 +276,11 @@ class LeaseKeeper:
                 self._on_media_driver_lost(error)
                 work = 0
             except TensorPoolError:
-                _log.exception("lease keeper")
+                # For example a full file system, where no connection can be made.
+                if (suppressed := self._fault_log.take()) is not None:
+                    _log.exception("lease keeper", extra=counted(suppressed))
                 work = 0
+                self._is_closing.wait(_FAULT_PAUSE_S)
             self._deliver()
             if work or self._is_hurried:
                 idle.idle(work)

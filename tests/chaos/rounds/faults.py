@@ -25,7 +25,6 @@ from tensorpool.fault_points import ONCE_VARIABLE, POINT_VARIABLE, FaultPoint
 from tensorpool.wire.driver import Role
 from tests.chaos.rounds.world import RATES_HZ, SECOND, SPARE, World
 from tests.integration.host import DEADLINE_S, STREAM
-from tests.support import wait_until
 from tests.wire_client import WireClient
 
 type Fault = Callable[[World, random.Random], None]
@@ -253,15 +252,20 @@ def no_address_space(world: World, rng: random.Random) -> None:
 
 def read_only_directory(world: World, rng: random.Random) -> None:
     """Nothing can be made or removed where the streams are."""
-    base = world.host.settings.shm.base_dir
-    subprocess.run(["mount", "--bind", base, base], check=True)
+    base, aside = world.host.settings.shm.base_dir, str(world.directory / "aside")
+    # Made read-only where nobody opens anything: where files are open for writing, it is refused.
+    _mount("--bind", base, aside)
     try:
-        # Busy while somebody opens a file for writing at this very moment.
-        wait_until(lambda: _remount_read_only(base), DEADLINE_S, f"{base} to be made read-only")
-        _try_new_stream(world)
-        time.sleep(rng.uniform(0.1, 1.0))
+        _mount("-o", "remount,bind,ro", aside)
+        _mount("--bind", aside, base)
+        try:
+            _try_new_stream(world)
+            time.sleep(rng.uniform(0.1, 1.0))
+        finally:
+            subprocess.run(["umount", "--lazy", base], check=True)
     finally:
-        subprocess.run(["umount", "--lazy", base], check=True)
+        subprocess.run(["umount", "--lazy", aside], check=True)
+        os.rmdir(aside)
 
 
 def flood(world: World, _: random.Random) -> None:
@@ -331,9 +335,10 @@ def stopped(processes: Iterable[psutil.Process]) -> Iterator[None]:
                 process.resume()
 
 
-def _remount_read_only(path: str) -> bool:
-    command = ["mount", "-o", "remount,bind,ro", path]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+def _mount(*arguments: str) -> None:
+    if arguments[0] == "--bind":
+        os.makedirs(arguments[-1], exist_ok=True)
+    subprocess.run(["mount", *arguments], check=True)
 
 
 def _try_new_stream(world: World) -> None:
