@@ -15,10 +15,14 @@ def formatted(value: float, unit: str) -> str:
     return _FORMATS[unit](value)
 
 
+_LEAST = 1e-12
+"""Nothing that is measured here is smaller, and far below it division loses its digits."""
+
+
 def ticks(top: float, unit: str) -> list[float]:
     """Round numbers from 0 up to the first one that is not below `top`."""
     base = _KIB if unit in {"bytes", "Bps"} else 1000
-    if top <= 0:
+    if top < _LEAST:
         return [0.0, 1.0]
     scale = base ** math.floor(math.log(top, base))
     ten = 10 ** math.floor(math.log10(top / scale))
