@@ -14,8 +14,10 @@ from tests.leftovers import unique_shm_directory
 def calm_host() -> Iterator[RunningHost]:
     """A ready host with the default tables, shared by the tests of a module."""
     directory = unique_shm_directory()
+    # The model kills its children more often than a host that is well would lose them.
+    tables = {"launcher": {"crash_loop_restarts": 1000}}
     try:
-        with running_host(directory) as running:
+        with running_host(directory, tables) as running:
             yield running
     finally:
         shutil.rmtree(directory)
