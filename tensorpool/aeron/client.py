@@ -2,6 +2,11 @@
 
 Every client context sets an error handler: without one the C client ends the whole
 process when the media driver goes silent.
+
+Nothing here calls the binding's own `close`: it lets other threads run while the C client frees
+what they may be in the middle of polling, or offering on. To close is to let go. The binding's
+objects end with their last reference; each keeps its client, a retained image keeps its
+subscription, and whoever is inside a call keeps what it calls.
 """
 
 from __future__ import annotations
@@ -11,10 +16,11 @@ import logging
 import os
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Never, Self
 
 import pyaeron
 
@@ -47,6 +53,23 @@ PATIENT_SLEEP_MS = 8
 that adds its few publications at its start can be patient: each wake-up costs."""
 
 
+class _Closed:
+    """Stands for an object of the binding that was let go."""
+
+    is_closed = True
+    is_connected = False
+
+    def __getattr__(self, name: str) -> Never:
+        raise pyaeron.ResourceClosed(f"{name}: closed")
+
+
+_CLOSED = _Closed()
+
+
+def _refuse(*_: object, **__: object) -> Never:
+    raise pyaeron.ResourceClosed("closed")
+
+
 class Offer(enum.Enum):
     """What became of an offered message."""
 
@@ -62,11 +85,11 @@ class Publication:
     its session id too, and one of them killed in the middle of an offer stalls the others.
     """
 
-    def __init__(self, raw: pyaeron.ExclusivePublication, endpoint: Endpoint) -> None:
+    def __init__(self, raw: Any, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.session_id = raw.session_id
-        self._raw: Any = raw
-        self.raw_offer = raw.offer
+        self._raw = raw
+        self.raw_offer: Callable[..., object] = raw.offer
         """The binding's own offer, for the per-frame path: True if sent, else falsy."""
         forked.hold(self)
 
@@ -100,8 +123,8 @@ class Publication:
         return bool(self._raw.is_connected)
 
     def close(self) -> None:
-        """Close; idempotent."""
-        self._raw.close()
+        """Close, once no thread is in the middle of an offer; idempotent, for any thread."""
+        self._raw, self.raw_offer = _CLOSED, _refuse
 
     def abandon(self) -> object:
         """In a forked child: leave the parent's publication alone."""
@@ -112,12 +135,16 @@ class Publication:
 class Subscription:
     """Where messages are polled. For one thread only."""
 
-    def __init__(self, raw: pyaeron.Subscription, endpoint: Endpoint) -> None:
+    def __init__(self, raw: Any, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self._raw: Any = raw
+        self._raw = raw
         self._own: pyaeron.Image | None = None
-        self.raw_poll = raw.poll
+        self.raw_poll: Callable[..., int] = raw.poll
         """The binding's own poll(handler(buffer, header), limit, assemble=...)."""
+        # The binding assembles a message anew for every other handler that it is given: half a
+        # message at the end of one poll would be lost with the next.
+        self._handler: list[FragmentHandler] = []
+        self._deliver = _deliver_to(self._handler)
         forked.hold(self)
 
     def poll(self, handler: FragmentHandler, limit: int) -> int:
@@ -126,10 +153,13 @@ class Subscription:
         Raises:
             MediaDriverLost: the subscription was closed under us.
         """
+        self._handler.append(handler)
         try:
-            return int(self._raw.poll(lambda b, h: handler(memoryview(b), h.session_id), limit))
+            return int(self._raw.poll(self._deliver, limit))
         except pyaeron.ResourceClosed as error:
             raise MediaDriverLost(f"{self.endpoint}: subscription closed") from error
+        finally:
+            self._handler.clear()
 
     def poll_fairly(self, handler: FragmentHandler, limit: int) -> int:
         """As `poll`; but if `limit` did not suffice, one more message of every publisher.
@@ -198,8 +228,8 @@ class Subscription:
             raise MediaDriverLost(f"{self.endpoint}: subscription closed") from error
 
     def close(self) -> None:
-        """Close; idempotent."""
-        self._raw.close()
+        """Close, once no thread is in the middle of a poll; idempotent, for any thread."""
+        self._raw, self.raw_poll, self._own = _CLOSED, _refuse, None
 
     def abandon(self) -> object:
         """In a forked child: leave the parent's subscription alone."""
@@ -223,8 +253,8 @@ class AeronClient:
     ) -> None:
         self.aeron_dir = aeron_dir
         self._lock = threading.Lock()
-        self._additions = 0
         self._is_closing = False
+        self._open: weakref.WeakSet[Publication | Subscription] = weakref.WeakSet()
         self.errors = 0
         """Errors reported by the client's conductor."""
         self._error_log = RateLimit()
@@ -254,11 +284,10 @@ class AeronClient:
             MediaDriverLost: it does not answer.
         """
         try:
-            with self._addition():
-                raw = self._raw.add_exclusive_publication(endpoint.channel, endpoint.stream_id)
+            raw = self._raw.add_exclusive_publication(endpoint.channel, endpoint.stream_id)
         except pyaeron.AeronError as error:
             raise self._refused("publication", endpoint, error) from error
-        return Publication(raw, endpoint)
+        return self._opened(Publication(raw, endpoint))
 
     def subscription(self, endpoint: Endpoint, *, tether: bool = False) -> Subscription:
         """A new subscription.
@@ -272,11 +301,10 @@ class AeronClient:
         """
         channel = with_parameter(endpoint.channel, "tether", "true" if tether else "false")
         try:
-            with self._addition():
-                raw = self._raw.add_subscription(channel, endpoint.stream_id)
+            raw = self._raw.add_subscription(channel, endpoint.stream_id)
         except pyaeron.AeronError as error:
             raise self._refused("subscription", endpoint, error) from error
-        return Subscription(raw, endpoint)
+        return self._opened(Subscription(raw, endpoint))
 
     @property
     def is_lost(self) -> bool:
@@ -286,36 +314,26 @@ class AeronClient:
     def close(self) -> None:
         """Close the client with all its publications and subscriptions; idempotent.
 
-        While another thread awaits the media driver's answer to an addition, the binding must not
-        free the client: then that thread closes it as soon as the answer or its time-out is there.
+        What another thread is in the middle of using, an addition included, ends when it is done.
         """
         with self._lock:
             self._is_closing = True
-            is_over = self._is_over()
-        if is_over:
-            self._raw.close()
+            still_open = list(self._open)
+        for resource in still_open:
+            resource.close()
+        self._raw = _CLOSED
 
-    @contextmanager
-    def _addition(self) -> Iterator[None]:
+    def _opened[T: (Publication, Subscription)](self, resource: T) -> T:
         with self._lock:
-            if self._is_closing:
-                raise MediaDriverLost("the connection is closed")
-            self._additions += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._additions -= 1
-                is_last = self._is_over()
-            if is_last:
-                self._raw.close()
-
-    def _is_over(self) -> bool:
-        return self._is_closing and not self._additions
+            if not self._is_closing:
+                self._open.add(resource)
+                return resource
+        resource.close()
+        raise MediaDriverLost("the connection is closed")
 
     def abandon(self) -> object:
         """In a forked child: leave the parent's connection alone."""
-        self._lock, self._additions = threading.Lock(), 0  # of threads that the child has not
+        self._lock = threading.Lock()  # a thread that the child has not may hold it
         raw, self._raw = self._raw, forked.Abandoned()
         return raw
 
@@ -342,6 +360,13 @@ class AeronClient:
         if isinstance(error, pyaeron.ResourceClosed) or self.is_lost:
             return MediaDriverLost(f"{what} {endpoint}: the connection is closed")
         return HostError(f"{what} {endpoint} refused by the media driver: {_first_line(error)}")
+
+
+def _deliver_to(handler: list[FragmentHandler]) -> Callable[[Any, Any], None]:
+    def deliver(buffer: Any, header: Any) -> None:
+        handler[0](memoryview(buffer), header.session_id)
+
+    return deliver
 
 
 def _await_idle() -> pyaeron.IdleStrategy:

@@ -124,5 +124,5 @@ class DescriptorOutlet:
     def close(self) -> None:
         """Close the shared publication; idempotent."""
         publication, self._publication = self._publication, None
-        if publication is not None and not self._keeper.has_lost_connection(self.connection):
+        if publication is not None:
             publication.close()

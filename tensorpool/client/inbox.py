@@ -116,8 +116,7 @@ class DescriptorInbox:
 
     def close(self) -> None:
         """Close what is open; idempotent."""
-        subscriptions = {id(s): s for s in (self._current, self._own) if s is not None}
-        self._current = self._own = None
-        if not self._keeper.has_lost_connection(self.connection):
-            for subscription in subscriptions.values():
+        for subscription in (self._current, self._own):
+            if subscription is not None:
                 subscription.close()
+        self._current = self._own = None

@@ -79,7 +79,7 @@ class ProgressInbox:
         if self._connection == keeper.connection and wanted == self._endpoint:
             return self._subscription
         try:
-            if self._subscription is not None and self._connection == keeper.connection:
+            if self._subscription is not None:
                 self._subscription.close()
             connection = keeper.connection
             self._subscription = keeper.client.subscription(wanted)
@@ -122,5 +122,5 @@ class ProgressInbox:
     def close(self) -> None:
         """Stop listening; idempotent."""
         subscription, self._subscription = self._subscription, None
-        if subscription is not None and not self._keeper.has_lost_connection(self._connection):
+        if subscription is not None:
             subscription.close()

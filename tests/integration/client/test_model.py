@@ -159,12 +159,16 @@ class ClientMachine(RuleBasedStateMachine):
             seq = self.camera.next_seq
             if self.waiting and seq - next(iter(self.waiting)) >= NSLOTS - 1:
                 return
-            array = content(self.camera.epoch, seq, shape, dtype)
-            self.begin(seq)
-            assert self.camera.publish(array) == seq
-            self.commit(seq, array)
-            self.waiting[seq] = True
-            self.describe()
+            self.publish_one(shape, dtype)
+
+    def publish_one(self, shape: tuple[int, ...], dtype: str) -> None:
+        seq = self.camera.next_seq
+        array = content(self.camera.epoch, seq, shape, dtype)
+        self.begin(seq)
+        assert self.camera.publish(array) == seq
+        self.commit(seq, array)
+        self.waiting[seq] = True
+        self.describe()
 
     @precondition(lambda self: len(self.claims) < 5)
     @rule(shape=SHAPES, dtype=st.sampled_from(DTYPES))
@@ -216,10 +220,26 @@ class ClientMachine(RuleBasedStateMachine):
         self.accept(reader, reader.view.latest(), self.predict_latest(reader))
 
     @precondition(lambda self: len(self.readers) < 4)
+    @precondition(lambda self: not self.waiting)
     @rule()
     def join(self) -> None:
-        """A consumer that comes in the middle of an epoch sees what is told from then on."""
+        """A consumer that comes in the middle of an epoch sees what is told from then on.
+
+        And, since its subscription joins where the slowest one is, perhaps a little of what was
+        told before: whole, but not to be predicted. So it is predicted once it is level.
+        """
         reader = Reader(self.pool.consumer(STREAM, timeout_s=DEADLINE_S))
+
+        def is_level() -> bool:
+            self.publish_one((1,), "u1")
+            while (frame := reader.view.next(0)) is not None:
+                assert frame.epoch == self.camera.epoch
+                assert frame.valid == self.is_whole(frame.seq)
+                if frame.valid and frame.seq in self.frames:
+                    np.testing.assert_array_equal(frame.array, self.frames[frame.seq])
+            return reader.view._last_seq == self.camera.next_seq - 1
+
+        wait_until(is_level, DEADLINE_S, lambda: f"level\n{list(self.pool.events)[-12:]}")
         self.readers.append(reader)
         reader.take_up()
 
@@ -290,6 +310,7 @@ class ClientMachine(RuleBasedStateMachine):
             )
             assert self.total(reader) >= before[id(reader)]
         self.waiting.clear()
+        self.frames.clear()
         self.slots = {s % NSLOTS: (s, True) for s in range(self.camera.next_seq)}
         for reader in self.readers:
             reader.take_up()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import weakref
 
 import pyaeron
 import pytest
@@ -39,7 +39,7 @@ class FailingBinding:
 def client_that_fails(error: Exception) -> AeronClient:
     client = AeronClient.__new__(AeronClient)
     client._raw = FailingBinding(error)
-    client._lock, client._additions, client._is_closing = threading.Lock(), 0, False
+    client._lock, client._is_closing, client._open = threading.Lock(), False, weakref.WeakSet()
     return client
 
 
@@ -63,37 +63,3 @@ def test_a_refusal_says_what_was_refused() -> None:
     with pytest.raises(HostError, match=r"subscription .* refused by the media driver") as refusal:
         client_that_fails(pyaeron.AeronError(REFUSED)).subscription(ENDPOINT)
     assert not isinstance(refusal.value, MediaDriverLost)
-
-
-class WaitingBinding:
-    """The binding's client, whose addition is answered when the test says so."""
-
-    is_closed = False
-
-    def __init__(self) -> None:
-        self.is_asked, self.may_answer = threading.Event(), threading.Event()
-        self.closes = 0
-
-    def add_subscription(self, *_: object) -> object:
-        self.is_asked.set()
-        assert self.may_answer.wait(60)
-        assert self.closes == 0, "freed while an addition was awaited"
-        raise pyaeron.DriverTimeout("timed out waiting for the media driver")
-
-    def close(self) -> None:
-        self.closes += 1
-
-
-def test_a_close_waits_for_another_threads_addition() -> None:
-    client, binding = client_that_fails(Exception()), WaitingBinding()
-    client._raw = binding
-    with ThreadPoolExecutor(1) as pool:
-        adding = pool.submit(client.subscription, ENDPOINT)
-        assert binding.is_asked.wait(60)
-        client.close()
-        assert binding.closes == 0
-        binding.may_answer.set()
-        assert isinstance(adding.exception(60), MediaDriverLost)
-    assert binding.closes == 1
-    with pytest.raises(MediaDriverLost):
-        client.subscription(ENDPOINT)

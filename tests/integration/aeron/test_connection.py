@@ -1,0 +1,72 @@
+"""A connection to a real media driver: long messages, and closes under other threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyaeron
+import pytest
+
+from tensorpool.aeron.client import AeronClient, MediaDriverLost, Offer
+from tensorpool.settings import Endpoint
+from tests.support import wait_until
+
+ENDPOINT = Endpoint("aeron:ipc?term-length=64k", 1001)
+FRAGMENTS = 4
+MTU = 1408
+
+
+@pytest.fixture
+def aeron_dir(tmp_shm: Path) -> Iterator[str]:
+    media_driver = pyaeron.MediaDriver(dir=str(tmp_shm / "aeron"))
+    yield str(tmp_shm / "aeron")
+    media_driver.close()
+
+
+def test_a_long_message_is_assembled_over_several_polls(aeron_dir: str) -> None:
+    message = bytes(range(250)) * (MTU * (FRAGMENTS - 1) // 250 + 1)
+    heard: list[bytes] = []
+    with AeronClient(aeron_dir, "test") as client:
+        subscription = client.subscription(ENDPOINT)
+        publication = client.publication(ENDPOINT)
+        wait_until(lambda: publication.offer(message) is Offer.SENT, 10, "a subscriber")
+        fragments = sum(
+            subscription.poll(lambda buffer, _: heard.append(bytes(buffer)), 1) for _ in range(100)
+        )
+    assert heard == [message]
+    assert fragments == FRAGMENTS
+
+
+def test_a_client_is_closed_under_threads_that_offer_and_poll(aeron_dir: str) -> None:
+    """The interpreter lives on, each user is told, and the media driver hears of the end."""
+    refused: list[BaseException] = []
+
+    def use(client: AeronClient) -> None:
+        publication, subscription = client.publication(ENDPOINT), client.subscription(ENDPOINT)
+        ready.release()
+        try:
+            while True:
+                publication.offer(b"x" * 100)
+                subscription.poll(lambda *_: None, 64)
+        except MediaDriverLost as error:
+            refused.append(error)
+
+    for _ in range(20):
+        client, ready = AeronClient(aeron_dir, "test"), threading.Semaphore(0)
+        threads = [threading.Thread(target=use, args=(client,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            assert ready.acquire(timeout=10)
+        time.sleep(0.01)  # in the middle of it
+        client.close()
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive()
+    assert len(refused) == 20 * 3
+    with AeronClient(aeron_dir, "test") as client:
+        publication = client.publication(ENDPOINT)
+        wait_until(lambda: not publication.is_connected, 10, "the end of every subscription")
