@@ -62,7 +62,7 @@ def measure(host: BenchHost, rounds: int) -> None:
     """All rounds of all victims on one host.
 
     Raises:
-        RuntimeError: frames out of order, or a broken header.
+        RuntimeError: frames torn or out of order, or a broken header.
         TimeoutError: a user does not stream again, or a lease stays.
     """
     settings = to_settings(load(host.config, {}).config)
@@ -79,9 +79,9 @@ def measure(host: BenchHost, rounds: int) -> None:
                     first.append(recovered_ns if was_interrupted else silence.duration_ns)
                     silent.append(silence.duration_ns)
             print(f"{victim:<14}{_row(first):>22}{_row(silent):>22}", flush=True)
-        broken = [r for r in _reports(users) if r.disorder or r.drops_invalid]
+        broken = [r for r in _reports(users) if r.torn or r.disorder or r.drops_invalid]
         if broken:
-            raise RuntimeError(f"frames out of order or invalid: {broken}")
+            raise RuntimeError(f"frames torn, out of order or invalid: {broken}")
     _wait(lambda: not _active_leases(settings), lambda: f"{_active_leases(settings)} leases to end")
 
 

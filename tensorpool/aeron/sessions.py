@@ -2,6 +2,9 @@
 
 Not by the binding's handlers: an addition that times out frees the object that a handler is called
 with, while the C client's thread may still call it (heap corruption, seen under load).
+
+A session that comes and goes between two looks is not noticed: what it held ends in its own time. A
+look costs a microsecond or so a session.
 """
 
 from __future__ import annotations

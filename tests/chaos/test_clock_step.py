@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -80,9 +81,9 @@ def test_everybody_streams_again(tmp_shm: Path, clock: Path) -> None:
     with (
         running_host(tmp_shm, TABLES) as host,
         peers(str(host.config), STREAM, consumers=CONSUMERS, rate_hz=RATE_HZ) as (first, consumers),
+        ExitStack() as ends,
     ):
-        producer = first
-        users = [producer, *consumers]
+        users = [first, *consumers]
         wait_streaming(users)
         for step in STEPS_S:
             before = last_epoch(host)
@@ -90,12 +91,12 @@ def test_everybody_streams_again(tmp_shm: Path, clock: Path) -> None:
             for report in wait_streaming(users):
                 assert (report.torn, report.disorder, report.drops_invalid) == (0, 0, 0), step
             # Whatever the wall clock says, a new epoch is above the one before.
-            producer.stop()
-            users[0] = producer = Peer(produce_frames, str(host.config), STREAM, RATE_HZ)
-            producer.wait_attached()
+            users[0].stop()
+            users[0] = Peer(produce_frames, str(host.config), STREAM, RATE_HZ)
+            ends.callback(users[0].stop)
+            users[0].wait_attached()
             assert last_epoch(host) > before, step
             wait_streaming(users)
         wait_until(
             lambda: len(epochs_of(host)) <= KEEP, DEADLINE_S, lambda: f"the GC: {epochs_of(host)}"
         )
-        producer.stop()

@@ -51,7 +51,7 @@ def main() -> int:
         print(f"left behind: {line}", file=sys.stderr)
     print(f"{len(rounds)} rounds of seed {options.seed}: {'broken' if status or left else 'ok'}")
     if options.report:
-        write_matrix(rounds, options.seed)
+        write_matrix(rounds, options.seed, is_whole=not (status or left))
     return 1 if left else status
 
 

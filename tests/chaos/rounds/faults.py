@@ -226,28 +226,26 @@ def remove_stream(world: World, rng: random.Random) -> None:
 
 def few_descriptors(world: World, rng: random.Random) -> None:
     """The driver cannot open one file more."""
-    with suppress(psutil.NoSuchProcess):
-        driver = psutil.Process(world.host.pid_of("driver"))
-        former = driver.rlimit(psutil.RLIMIT_NOFILE)
-        driver.rlimit(psutil.RLIMIT_NOFILE, (driver.num_fds() + 1, former[1]))
-        try:
-            _try_new_stream(world)
-            time.sleep(rng.uniform(0.1, 1.0))
-        finally:
-            driver.rlimit(psutil.RLIMIT_NOFILE, former)
+    _limit_driver(world, rng, psutil.RLIMIT_NOFILE, lambda driver: driver.num_fds() + 1)
 
 
 def no_address_space(world: World, rng: random.Random) -> None:
     """The driver can map nothing more."""
+    _limit_driver(world, rng, psutil.RLIMIT_AS, lambda driver: driver.memory_info().vms + _BLOCK)
+
+
+def _limit_driver(
+    world: World, rng: random.Random, limit: int, to: Callable[[psutil.Process], int]
+) -> None:
     with suppress(psutil.NoSuchProcess):
         driver = psutil.Process(world.host.pid_of("driver"))
-        former = driver.rlimit(psutil.RLIMIT_AS)
-        driver.rlimit(psutil.RLIMIT_AS, (driver.memory_info().vms + (64 << 10), former[1]))
+        former = driver.rlimit(limit)
+        driver.rlimit(limit, (to(driver), former[1]))
         try:
             _try_new_stream(world)
             time.sleep(rng.uniform(0.1, 1.0))
         finally:
-            driver.rlimit(psutil.RLIMIT_AS, former)
+            driver.rlimit(limit, former)
 
 
 def read_only_directory(world: World, rng: random.Random) -> None:

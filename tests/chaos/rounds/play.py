@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tensorpool.clock import NS_PER_MS, monotonic_ns
@@ -40,13 +40,7 @@ class InvariantBrokenError(AssertionError):
     """A round left something that must not be."""
 
 
-def play(
-    seed: int,
-    numbers: range,
-    *,
-    only: list[str] | None = None,
-    tell: Callable[[Round], None] = lambda _: None,
-) -> Iterator[Round]:
+def play(seed: int, numbers: range, *, only: list[str] | None = None) -> Iterator[Round]:
     """Play these rounds, `ROUNDS_A_WORLD` in a world.
 
     Raises:
@@ -56,9 +50,7 @@ def play(
     for first in range(numbers.start, numbers.stop, ROUNDS_A_WORLD):
         with world(seed) as here:
             for number in range(first, min(first + ROUNDS_A_WORLD, numbers.stop)):
-                played = _play_one(here, seed, number, names)
-                tell(played)
-                yield played
+                yield _play_one(here, seed, number, names)
 
 
 def _play_one(here: World, seed: int, number: int, names: list[str]) -> Round:

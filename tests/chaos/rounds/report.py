@@ -17,22 +17,24 @@ BEGIN, END = "<!-- rounds: begin (generated) -->", "<!-- rounds: end (generated)
 _ROUTINE = frozenset({"attached"})
 
 
-def write_matrix(rounds: list[Round], seed: int) -> None:
-    """Replace the generated part of the page."""
+def write_matrix(rounds: list[Round], seed: int, *, is_whole: bool) -> None:
+    """Replace the generated part of the page; `is_whole`: no invariant was broken."""
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     PAGE.write_text(
-        before + BEGIN + "\n\n" + matrix(rounds, seed) + "\n" + END + after, encoding="utf-8"
+        before + BEGIN + "\n\n" + matrix(rounds, seed, is_whole=is_whole) + "\n" + END + after,
+        encoding="utf-8",
     )
 
 
-def matrix(rounds: list[Round], seed: int) -> str:
+def matrix(rounds: list[Round], seed: int, *, is_whole: bool) -> str:
     """The rounds by fault, as Markdown; those with two faults are one row."""
     when = datetime.now(UTC).strftime("%Y-%m-%d")
     machine = f"{os.cpu_count()} cores, Linux {platform.release()}"
+    verdict = "no invariant was broken" if is_whole else "**an invariant was broken** after them"
     lines = [
-        f"{when}, seed {seed}, {len(rounds)} rounds ({machine}): no invariant was broken.",
+        f"{when}, seed {seed}, {len(rounds)} rounds ({machine}): {verdict}.",
         "",
         "| fault | rounds | silence, ms | back, ms | what clients told |",
         "| --- | --- | --- | --- | --- |",
