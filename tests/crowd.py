@@ -52,6 +52,10 @@ class Crowd:
         self._turn = itertools.cycle(self.leases)
         self._next_ns = monotonic_ns()
 
+    def has(self, lease_id: int) -> bool:
+        """Whether it is one of the crowd's leases."""
+        return lease_id in self._sent_ns
+
     def step(self) -> None:
         """Send what is due: the clients take turns, evenly over the interval."""
         now_ns = monotonic_ns()
@@ -114,6 +118,7 @@ class Attaching:
         self._wire = wire
         self._crowd = crowd
         self._ids = itertools.count(random.getrandbits(40))
+        self._answers: dict[int, ShmAttachResponse] = {}
         self.waits_ns: list[int] = []
 
     def ask(self, stream_id: int, role: Role, client_id: int) -> int:
@@ -132,11 +137,18 @@ class Attaching:
         return correlation_id
 
     def answer(self, correlation_id: int) -> ShmAttachResponse | None:
-        """Its answer, if it has been heard."""
-        for message in self._wire.heard:
-            if isinstance(message, ShmAttachResponse) and message.correlation_id == correlation_id:
-                return message
-        return None
+        """Its answer, if it has been heard.
+
+        Of the rest, only what is said of the crowd is kept: looking through all that was ever heard
+        would be the longest part of what is measured.
+        """
+        heard, self._wire.heard = self._wire.heard, []
+        for message in heard:
+            if isinstance(message, ShmAttachResponse):
+                self._answers[message.correlation_id] = message
+            elif isinstance(message, ShmLeaseRevoked) and self._crowd.has(message.lease_id):
+                self._wire.heard.append(message)
+        return self._answers.get(correlation_id)
 
     def once(self, stream_id: int, role: Role, client_id: int, deadline_s: float) -> None:
         """Attach, measured, and detach; the crowd is kept alive meanwhile."""
@@ -144,10 +156,8 @@ class Attaching:
         correlation_id = self.ask(stream_id, role, client_id)
         self._crowd.run_until(lambda: self.answer(correlation_id) is not None, deadline_s)
         self.waits_ns.append(monotonic_ns() - started_ns)
-        answer = self.answer(correlation_id)
-        assert answer is not None
+        answer = self._answers.pop(correlation_id)
         assert answer.code == ResponseCode.OK, answer
-        self._wire.heard.remove(answer)
         self._wire.detach(answer.lease_id or 0, stream_id, client_id, role)
 
     def figures(self) -> str:

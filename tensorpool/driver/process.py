@@ -6,7 +6,7 @@ import logging
 import os
 
 from tensorpool import logs
-from tensorpool.aeron.idle import BackoffIdle, DutyCycleIdle
+from tensorpool.aeron.idle import DutyCycleIdle
 from tensorpool.agent import DutyCycleTracker
 from tensorpool.child import FatalError, LauncherLink, exit_with
 from tensorpool.clock import NS_PER_MS
@@ -24,8 +24,10 @@ from tensorpool.wire.driver import ShutdownReason
 ROLE = "driver"
 _BUSY_PARK_NS = NS_PER_MS
 _QUIET_PARK_NS = 8 * NS_PER_MS
-_PROVISIONING_PARK_NS = NS_PER_MS // 10
-"""While regions are being made somebody waits for them, and the workers need the interpreter."""
+_PROVISIONING_PAUSE_S = 0.2e-3
+"""While regions are being made somebody waits for them. Between any two calls of the kernel their
+workers need the interpreter, which a cycle takes for 50 us: cycles with no pause in between would
+make them ten times as slow."""
 _log = logging.getLogger(__name__)
 
 
@@ -92,7 +94,6 @@ def _duty_cycle(
     idle: DutyCycleIdle,
     tracker: DutyCycleTracker,
 ) -> None:
-    provisioning_idle = BackoffIdle(_PROVISIONING_PARK_NS)
     has_reported = False
     while not agent.is_done:
         tracker.start()
@@ -107,6 +108,9 @@ def _duty_cycle(
         if link.reloaded is not None:
             agent.reload(link.reloaded)
             link.reloaded = None
-        (provisioning_idle if provisioner.in_flight else idle).idle(work)
+        if provisioner.in_flight:
+            provisioner.wait(_PROVISIONING_PAUSE_S)
+        else:
+            idle.idle(work)
     if not link.stop_requested and agent.shutdown_reason is not None:
         link.stop_host(f"ShmDriverShutdownRequest, reason {agent.shutdown_reason.name}")

@@ -11,6 +11,8 @@ import errno
 import mmap
 import os
 import resource
+import threading
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -38,14 +40,21 @@ from tensorpool.shm.superblock import (
 from tensorpool.shm.uri import RegionUri
 from tensorpool.wire.control import PayloadPool
 
-WORKERS = 4
-"""Provisionings at a time, so that a small one need not wait for a huge one."""
+WORKERS = 2
+"""Provisionings at a time, of small epochs and of large ones each."""
+_LARGE_BYTES = 64 << 20
+"""Epochs that take longer than a moment: they have workers of their own, which stand back."""
+_LARGE_NICENESS = 10
+"""Zeroing gigabytes is work for a processor's whole time. Whoever wakes up to attach, to answer or
+to tell goes before it, and on an otherwise busy machine it still gets a share."""
 
 _FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WORD_BYTES = 8
 _ACTIVITY = slice(ACTIVITY_WORD * _WORD_BYTES, (ACTIVITY_WORD + 1) * _WORD_BYTES)
 _ZEROS = memoryview(bytes(1 << 20))
+_ZEROS_AT_ONCE = 32
+"""The interpreter's lock is taken between two calls of the kernel only, so these are long."""
 _SPARE_BYTES = 8 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -174,25 +183,40 @@ class Provisioner:
         self._mlock = mlock
         self.in_flight = 0
         self._results: SimpleQueue[Provisioned] = SimpleQueue()
+        self._taken: deque[Provisioned] = deque()
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="provision")
+        self._large_workers = ThreadPoolExecutor(
+            WORKERS, thread_name_prefix="provision-large", initializer=_stand_back
+        )
 
     def submit(self, plan: EpochPlan) -> None:
         """Start making the epoch."""
         self.in_flight += 1
-        self._workers.submit(self._work, plan)
+        workers = self._large_workers if plan.total_bytes >= _LARGE_BYTES else self._workers
+        workers.submit(self._work, plan)
 
     def take(self) -> Provisioned | None:
         """A finished one, or None."""
-        try:
-            result = self._results.get_nowait()
-        except Empty:
-            return None
+        if self._taken:
+            result = self._taken.popleft()
+        else:
+            try:
+                result = self._results.get_nowait()
+            except Empty:
+                return None
         self.in_flight -= 1
         return result
 
+    def wait(self, at_most_s: float) -> None:
+        """Until one is finished; the workers have the interpreter to themselves meanwhile."""
+        if not self._taken:
+            with suppress(Empty):
+                self._taken.append(self._results.get(timeout=at_most_s))
+
     def close(self) -> None:
         """Wait for the workers and unmap what nobody took."""
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        for workers in (self._workers, self._large_workers):
+            workers.shutdown(wait=True, cancel_futures=True)
         while (result := self.take()) is not None:
             if result.epoch is not None:
                 result.epoch.close()
@@ -215,6 +239,14 @@ class Provisioner:
         # removed the namespace. Once more, from the top.
         os.close(prepare_namespace(self._shm))
         return provision(plan, self._shm, prefault=self._prefault, mlock=self._mlock)
+
+
+def _stand_back() -> None:
+    """Lower the calling thread's priority."""
+    thread = threading.get_native_id()
+    os.setpriority(
+        os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _LARGE_NICENESS
+    )
 
 
 def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool) -> Epoch:
@@ -365,7 +397,9 @@ def _zero(fd: int, size: int) -> None:
     """
     offset = 0
     while offset < size:
-        offset += os.pwrite(fd, _ZEROS[: size - offset], offset)
+        whole, rest = divmod(size - offset, len(_ZEROS))
+        chunks = [_ZEROS] * min(whole, _ZEROS_AT_ONCE) or [_ZEROS[:rest]]
+        offset += os.pwritev(fd, chunks, offset)
 
 
 def _lock(mapping: mmap.mmap, size: int) -> None:

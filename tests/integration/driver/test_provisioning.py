@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -234,3 +235,44 @@ def test_the_provisioner_reports_results_of_all_workers(shm: ShmSettings) -> Non
         result.epoch.close()
     assert made == set(range(5, 15))
     provisioner.close()
+
+
+@pytest.fixture
+def provisioner(shm: ShmSettings) -> Iterator[Provisioner]:
+    made = Provisioner(shm, prefault=True, mlock=False)
+    yield made
+    made.close()
+
+
+def test_waiting_ends_with_a_result_which_is_taken_once(provisioner: Provisioner) -> None:
+    provisioner.submit(plan())
+    for _ in range(2):  # the second returns at once, the first one's result is there
+        provisioner.wait(20)
+    result = provisioner.take()
+    assert result is not None
+    assert result.epoch is not None
+    result.epoch.close()
+    assert (provisioner.take(), provisioner.in_flight) == (None, 0)
+    provisioner.wait(0.001)
+    assert provisioner.take() is None
+
+
+def test_a_large_epoch_stands_back_and_is_zeroed_whole(provisioner: Provisioner) -> None:
+    stride = (33 << 20) + 12288  # no multiple of what is written at once
+    large = Profile("large", 2, (PoolLayout(1, stride),))
+    provisioner.submit(plan(5, large))
+    provisioner.submit(plan(6))
+    results = [wait_until(provisioner.take, 60, "an epoch") for _ in range(2)]
+    for result in results:
+        assert result is not None
+        assert result.epoch is not None, result.error
+        size = sum(file.stat().st_blocks * 512 for file in Path(result.epoch.directory).iterdir())
+        assert size >= result.plan.total_bytes
+        result.epoch.close()
+    niceness = {
+        thread.name: os.getpriority(os.PRIO_PROCESS, thread.native_id or 0)
+        for thread in threading.enumerate()
+        if thread.name.startswith("provision")
+    }
+    small, large_one = niceness["provision_0"], niceness["provision-large_0"]
+    assert large_one == min(small + 10, 19)
