@@ -50,6 +50,8 @@ docs: setup ## build the documentation into docs/_build; a warning fails
 
 bench: setup ## measure speed beside other transports into docs/benchmarks.md (ARGS="--rounds 9")
 	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench.idle
+	@$(BIN)/python -m bench.control
 	@$(BIN)/python -m bench.peers --report $(ARGS)
 
 MINUTES ?= 60

@@ -1,4 +1,4 @@
-"""`make bench`: time to ready, attach latency, and the cost of a frame, in one run."""
+"""`python -m bench`: the import of the command, and the cost of a frame beside the bare copy."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from collections.abc import Callable
 import numpy as np
 
 import tensorpool
-from bench import progress
 from bench.host import BenchHost, bench_host
-from tensorpool.client.keeper import PoolEvent
 from tensorpool.client.tensors import AnyArray
 
-READY_RUNS = 5
-ATTACH_RUNS = 200
+IMPORT_RUNS = 5
 FRAMES = 20_000
 REPEATS = 5
 
@@ -28,21 +25,15 @@ REPEATS = 5
 def main() -> None:
     """Run every benchmark and print its medians."""
     print(f"{platform.machine()}, {os.cpu_count()} cores, CPython {platform.python_version()}")
-    ready = []
-    for _ in progress.rounds(READY_RUNS, "starts of a host"):
-        with bench_host() as host:
-            ready.append(host.ready_s)
-    report("ready after `tensorpool up` (with `status --wait`)", ready, 1e3, "ms")
     report("import of the command alone", import_times(), 1e3, "ms")
     with bench_host() as host:
-        attach(host)
         frames(host)
 
 
 def import_times() -> list[float]:
     """Seconds that `import tensorpool.cli` takes in a fresh interpreter, by -X importtime."""
     times = []
-    for _ in range(READY_RUNS):
+    for _ in range(IMPORT_RUNS):
         run = subprocess.run(
             [sys.executable, "-X", "importtime", "-c", "import tensorpool.cli"],
             check=True,
@@ -52,28 +43,6 @@ def import_times() -> list[float]:
         total = re.findall(r"\|\s+(\d+) \| tensorpool\.cli$", run.stderr, re.MULTILINE)
         times.append(int(total[-1]) / 1e6)
     return times
-
-
-def attach(host: BenchHost) -> None:
-    """Attach and detach of a consumer and a producer of a small profile."""
-    granted: list[float] = []
-    start = 0.0
-
-    def on_event(event: PoolEvent) -> None:
-        if event.what == "attached":
-            granted.append(time.perf_counter() - start)
-
-    with tensorpool.connect(host.config, on_event=on_event) as pool:
-        for role, make in (("consumer", pool.consumer), ("producer", pool.producer)):
-            granted.clear()
-            whole = []
-            for _ in range(ATTACH_RUNS):
-                start = time.perf_counter()
-                attachment = make(10001)
-                whole.append(time.perf_counter() - start)
-                attachment.close()
-            report(f"{role}: attach request to lease", granted, 1e3, "ms")
-            report(f"{role}: until it can be used", whole, 1e3, "ms")
 
 
 def frames(host: BenchHost) -> None:

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import psutil
 
+from tensorpool.config import load, to_settings
+from tensorpool.launcher.host_file import HostReport, read_host
+
 _CONFIG = """\
 [driver]
 aeron_dir = "{root}/aeron"
@@ -38,20 +41,39 @@ profile = "small"
 [launcher]
 crash_loop_restarts = 1000
 """
-_END_S = 20
+_START_S = _END_S = 20
+_LOOK_S = 0.005
 
 
 @dataclass(frozen=True)
 class BenchHost:
-    """A running host: its configuration file, how long it took to be ready in seconds, its pid."""
+    """A running host.
+
+    Attributes:
+        config: its configuration file.
+        ready_s: seconds from its start until every process served.
+        ready_at_s: the same of each process, by name; `launcher`: until it ran.
+        pid: the launcher's.
+    """
 
     config: str
     ready_s: float
+    ready_at_s: dict[str, float]
     pid: int
 
 
 def _common(root: str) -> str:
     return _CONFIG.format(root=root)
+
+
+def _await_ready(config: Path) -> HostReport:
+    shm = to_settings(load(str(config), {}).config).shm
+    deadline_s = time.monotonic() + _START_S
+    while (report := read_host(shm)) is None or not report["ready"]:
+        if time.monotonic() > deadline_s:
+            raise RuntimeError(f"the host is not ready within {_START_S} s: {report}")
+        time.sleep(_LOOK_S)
+    return report
 
 
 @contextmanager
@@ -64,24 +86,26 @@ def bench_host(
     `extra_config` is added to that: profiles and streams of the benchmark's own.
 
     Raises:
-        RuntimeError: the host itself left a process or a file, or did not end well.
+        RuntimeError: the host was not ready in time, left a process or a file, or did not end
+            well.
     """
     root = tempfile.mkdtemp(prefix="tp-bench-", dir="/dev/shm")
     config = Path(root, "host.toml")
     config.write_text(configure(root) + extra_config, encoding="ascii")
-    command = [sys.executable, "-m", "tensorpool"]
-    start = time.perf_counter()
+    started_at = time.time()
     environment = os.environ | {"TP_LOG_LEVEL": "0"}
     up = subprocess.Popen(
-        [*command, "up", str(config)],
+        [sys.executable, "-m", "tensorpool", "up", str(config)],
         env=environment,
         stdout=subprocess.DEVNULL,
         process_group=0,  # a Ctrl-C is ours, who end the host when its users have left
     )
     try:
-        wait = [*command, "status", "--wait", "20", "--config", str(config)]
-        subprocess.run(wait, check=True, env=environment, stdout=subprocess.DEVNULL)
-        yield BenchHost(str(config), time.perf_counter() - start, up.pid)
+        report = _await_ready(config)
+        ready_s = time.time() - started_at
+        ready_at_s = {"launcher": report["started_at"] - started_at}
+        ready_at_s |= {p["name"]: p["since"] - started_at for p in report["processes"]}
+        yield BenchHost(str(config), ready_s, ready_at_s, up.pid)
         tree = psutil.Process(up.pid).children(recursive=True)
         up.terminate()
         status = up.wait(_END_S)

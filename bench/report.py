@@ -1,4 +1,4 @@
-"""`python -m bench.report RESULTS`: docs/benchmarks.md and its plot, made from a result file."""
+"""`python -m bench.report`: docs/benchmarks.md and its plot, made from three result files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from bench.control import report as control
+from bench.idle import report as idle
+from bench.machine import RESULTS
+from bench.markdown import verdict
 from bench.ratios import (
     FLOOR,
     NO_COPY,
@@ -28,18 +32,31 @@ NOTES = ROOT / "bench" / "notes.md"
 def main() -> None:
     """Write the document and, where matplotlib is, the plot."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
-    parser.add_argument("results", type=Path)
+    for name in ("peers", "control", "idle"):
+        parser.add_argument(f"--{name}", type=Path, default=RESULTS / f"{name}.json")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks.md")
     arguments = parser.parse_args()
-    results = json.loads(arguments.results.read_text(encoding="utf-8"))
+    results, control_plane, at_rest = (
+        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        for path in (arguments.peers, arguments.control, arguments.idle)
+    )
+    if results is None:
+        parser.error(f"{arguments.peers} is not there: python -m bench.peers makes it")
     plot_path = arguments.output.with_name("benchmarks.svg")
     has_plot = plot(results, plot_path)
-    arguments.output.write_text(document(results, has_plot=has_plot), encoding="utf-8")
+    text = document(results, control_plane, at_rest, has_plot=has_plot)
+    arguments.output.write_text(text, encoding="utf-8")
     print(f"bench: {arguments.output}")
 
 
-def document(results: dict[str, Any], *, has_plot: bool) -> str:
-    """The whole of docs/benchmarks.md."""
+def document(
+    results: dict[str, Any],
+    control_plane: dict[str, Any] | None,
+    at_rest: dict[str, Any] | None,
+    *,
+    has_plot: bool,
+) -> str:
+    """The whole of docs/benchmarks.md; what was not measured is left out."""
     machine, rounds = results["machine"], len(results["load"])
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     code = "C" if results["tensorpool"]["native"] else "pure Python"
@@ -53,7 +70,7 @@ def document(results: dict[str, Any], *, has_plot: bool) -> str:
     )
     parts = [
         "# Benchmarks",
-        "<!-- Made by `python -m bench.report` from a result file and bench/notes.md. -->",
+        "<!-- Made by `python -m bench.report` from result files and bench/notes.md. -->",
         INTRODUCTION,
         conditions,
     ]
@@ -99,6 +116,10 @@ def document(results: dict[str, Any], *, has_plot: bool) -> str:
                 for line in [*failed, *(f"{k}: {v}" for k, v in results["skipped"].items())]
             )
         )
+    if control_plane is not None:
+        parts.append(control.section(control_plane))
+    if at_rest is not None:
+        parts.append(idle.section(at_rest))
     parts.append(NOTES.read_text(encoding="utf-8").strip())
     return "\n\n".join(parts) + "\n"
 
@@ -157,8 +178,8 @@ def _targets(results: dict[str, Any]) -> str:
 def _row(what: str, size: str, limit: float, ratio: Ratio, *, at_least: bool) -> str:
     is_met = ratio.median >= limit if at_least else ratio.median <= limit
     sign = "≥" if at_least else "≤"
-    verdict = "met" if is_met else "**missed**"
-    return f"| {what} | {size} | {sign} {limit} | {ratio} | {ratio.against} | {verdict} |"
+    end = verdict(is_met=is_met)
+    return f"| {what} | {size} | {sign} {limit} | {ratio} | {ratio.against} | {end} |"
 
 
 def _table(results: dict[str, Any], consumers: int, cell: Any, unit: str) -> str:

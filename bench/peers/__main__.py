@@ -6,11 +6,9 @@ import argparse
 import importlib.metadata
 import json
 import os
-import platform
 import random
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +42,7 @@ def _measure_all(arguments: argparse.Namespace) -> None:
     import psutil  # noqa: PLC0415 - of the environment that main has chosen
 
     from bench.host import bench_host  # noqa: PLC0415
+    from bench.machine import save  # noqa: PLC0415
     from bench.peers.buses import BUSES  # noqa: PLC0415
     from bench.peers.measure import SIZES, RunFailedError, config, measure  # noqa: PLC0415
 
@@ -79,12 +78,12 @@ def _measure_all(arguments: argparse.Namespace) -> None:
                     seen = {"failed": str(error)}
                 entry = {"bus": name, "nbytes": nbytes, "consumers": consumers, **seen}
                 results["runs"].append({"round": len(results["load"]) - 1, **entry})
-                _save(output, results)  # whatever ends the run
+                save(output, results)  # whatever ends the run
                 took = time.monotonic() - start
                 print(f"{number + 1}/{arguments.rounds} {_line(entry)} ({took:.0f} s)", flush=True)
     print(f"bench: {output}")
     if arguments.report:
-        os.execv(sys.executable, [sys.executable, "-m", "bench.report", str(output)])
+        os.execv(sys.executable, [sys.executable, "-m", "bench.report", "--peers", str(output)])
 
 
 def _cases(names: list[str], sizes: Any, crowd: list[int]) -> list[tuple[str, int, int]]:
@@ -118,19 +117,13 @@ def _missing() -> dict[str, str]:
     return missing
 
 
-def _save(path: Path, results: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1), encoding="utf-8")
-
-
 def _load(path: Path) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return loaded
 
 
 def _fresh(arguments: argparse.Namespace) -> dict[str, Any]:
-    from tensorpool.client import hot  # noqa: PLC0415
-    from tensorpool.version import __version__  # noqa: PLC0415
+    from bench.machine import origin  # noqa: PLC0415
 
     versions = {}
     for package in ("iceoryx2", "eclipse-zenoh", "pyzmq", "cyclonedds", "numpy", "pyaeron"):
@@ -138,28 +131,8 @@ def _fresh(arguments: argparse.Namespace) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-        },
-        "tensorpool": {"version": __version__, "native": hot.is_native},
-        "versions": versions,
-        "seconds": arguments.seconds,
-        "load": [],
-        "runs": [],
-    }
-
-
-def _processor() -> str:
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
+    rest = {"versions": versions, "seconds": arguments.seconds, "load": [], "runs": []}
+    return origin() | rest
 
 
 def _line(entry: dict[str, Any]) -> str:

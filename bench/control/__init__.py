@@ -1,0 +1,1 @@
+"""The control plane under load: attach, detach, keepalive, expiry, and new epochs."""

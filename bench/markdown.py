@@ -1,0 +1,33 @@
+"""Tables and lines that the sections of docs/benchmarks.md have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def target(what: str, wanted: str, measured: str, *, is_met: bool) -> list[str]:
+    """A row of a table of targets: figure, target, measured, verdict."""
+    return [what, wanted, measured, verdict(is_met=is_met)]
+
+
+def verdict(*, is_met: bool) -> str:
+    """How a target's row ends."""
+    return "met" if is_met else "**missed**"
+
+
+def conditions(results: dict[str, Any]) -> str:
+    """When a result was taken, and on which machine."""
+    machine = results["machine"]
+    load = results.get("load")
+    busy = f"; load average {min(load):.1f} to {max(load):.1f}" if load else ""
+    return (
+        f"{results['when'][:10]}, {machine['processor']}, {machine['cores']} cores, Linux "
+        f"{machine['kernel']}, CPython {machine['python']}{busy}."
+    )
