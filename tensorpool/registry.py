@@ -98,10 +98,14 @@ class _Word(enum.IntEnum):
     EPOCH_CHANGES = 10
     GC_REQUESTS = 11
     ACTIVE_LEASES = 12
+    LAST_EPOCH = 13
 
 
 class StreamRecord(NamedTuple):
-    """One stream. `epoch` 0: it has no regions now. `last_epoch` never decreases."""
+    """One stream. `epoch` 0: it has no regions now. `last_epoch` never decreases.
+
+    Of a stream that nothing is known of it is the highest epoch of all: the next one is above it.
+    """
 
     stream_id: int
     header_nslots: int
@@ -237,6 +241,10 @@ class RegistryWriter:
         """How many leases are active."""
         store_release(self._words, _Word.ACTIVE_LEASES, count)
 
+    def set_last_epoch(self, epoch: int) -> None:
+        """The highest epoch ever begun here, of whichever stream; before that one is begun."""
+        store_release(self._words, _Word.LAST_EPOCH, epoch)
+
     def count_epoch_change(self) -> None:
         """Wake the epoch GC: some stream has a new epoch."""
         word: int = self._words[_Word.EPOCH_CHANGES]
@@ -346,6 +354,11 @@ class RegistryReader:
                 f"registry {self._path} is damaged: driver state {value} is unknown; a new driver "
                 "replaces it"
             ) from None
+
+    @property
+    def last_epoch(self) -> int:
+        """The highest epoch ever begun here, of streams too that no record is left of."""
+        return load_acquire(self._words, _Word.LAST_EPOCH)
 
     @property
     def epoch_changes(self) -> int:

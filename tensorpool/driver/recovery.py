@@ -51,11 +51,14 @@ def inherit(shm: ShmSettings, cooldown_ns: int) -> Heritage:
         with RegistryReader(shm.registry_path) as registry:
             streams = list(registry.streams())
             leases = list(registry.leases())
+            last_epoch = registry.last_epoch
             is_of_this_boot = registry.is_of_this_boot()
     except RegistryError as error:
         if os.path.lexists(shm.registry_path):
             _log.warning("former registry not usable", extra={"reason": str(error)})
     else:
+        if last_epoch < _CREDIBLE:
+            heritage.last_epoch = last_epoch
         _take_streams(heritage, streams)
         _take_leases(heritage, leases, cooldown_ns, is_of_this_boot=is_of_this_boot)
     for stream_id, epoch in _epoch_directories(shm.namespace_dir):

@@ -94,6 +94,7 @@ class LeaseService:
         self._registry = registry
         self._provisioner = provisioner
         self._last_epoch = heritage.last_epoch
+        registry.set_last_epoch(heritage.last_epoch)
         self._last_epochs = heritage.last_epochs
         self._answered = heritage.answered
         self.rereads_until_ns = 0
@@ -196,7 +197,7 @@ class LeaseService:
         stream = self.streams.add(
             stream_id, name, self._settings.profile(profile), is_static=is_static
         )
-        stream.last_epoch = self._last_epochs.get(stream_id, 0)
+        stream.last_epoch = self._last_epochs.get(stream_id, self._last_epoch)
         self._registry.write_stream(stream.index, stream.record())
         fault_point(FaultPoint.STREAM_ADDED)
         return stream
@@ -219,6 +220,7 @@ class LeaseService:
     def _submit(self, stream: Stream) -> None:
         self._last_epoch = stream.last_epoch = max(self._last_epoch + 1, time_ns())
         # In the registry before it exists: a successor starts above it, whatever happens.
+        self._registry.set_last_epoch(stream.last_epoch)
         self._registry.write_stream(stream.index, stream.record())
         fault_point(FaultPoint.EPOCH_RECORDED)
         self._provisioner.submit(EpochPlan(stream.stream_id, stream.last_epoch, stream.profile))

@@ -136,14 +136,14 @@ class _Observer:
         self._fresh_since_ns = 0
 
     def _judge_streams(self, registry: RegistryReader) -> None:
+        # After a damage nobody knows the past of a stream without directories; its next is above.
         for record in registry.streams():
-            self._grow(record.stream_id, record.last_epoch)
+            if record.epoch or not self._is_memory_lost:
+                self._grow(record.stream_id, record.last_epoch)
 
     def _grow(self, stream_id: int, epoch: int) -> None:
         """A registry's last epoch; it may be behind an announce only if it was read before it."""
         highest = self.seen.epochs.get(stream_id, 0)
-        if epoch == 0 and self._is_memory_lost:
-            return  # of a stream without directories nobody knows the past; the next is above it
         if epoch < highest:
             self._break("epoch-grows", f"registry: stream {stream_id} at {epoch} after {highest}")
         self.seen.epochs[stream_id] = max(epoch, highest)

@@ -219,6 +219,9 @@ def test_words(writer: RegistryWriter, path: str) -> None:
         assert writer.request_gc() > first
         writer.set_active_leases(5)
         assert reader.active_leases == 5
+        assert reader.last_epoch == 0
+        writer.set_last_epoch(2**60)
+        assert reader.last_epoch == 2**60
 
 
 @pytest.mark.parametrize("umask", [0, 0o077])
