@@ -2,7 +2,7 @@
 
 Exit status 1 if an invariant was broken; the line says which round of which seed, and
 `--first N --rounds 1` plays that one again. With `--report`, the fault matrix of
-docs/reliability.md is written anew.
+docs/reliability.md is written anew, of the rounds of this seed in `--output` before as well.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def main() -> int:
     options = parser.parse_args()
     mark = os.environ[MARK] = f"chaos-{os.getpid()}"
     print(f"seed {options.seed}, rounds {options.first} to {options.first + options.rounds - 1}")
-    rounds: list[Round] = []
+    rounds = _played_before(options.output, options.seed)
+    former = len(rounds)
     numbers = range(options.first, options.first + options.rounds)
     status = 0
     try:
@@ -49,10 +50,17 @@ def main() -> int:
     left = sweep(mark, session_prefix())
     for line in left:
         print(f"left behind: {line}", file=sys.stderr)
-    print(f"{len(rounds)} rounds of seed {options.seed}: {'broken' if status or left else 'ok'}")
+    print(f"{len(rounds) - former} rounds of seed {options.seed}: {'broken' if status or left else 'ok'}")
     if options.report:
         write_matrix(rounds, options.seed, is_whole=not (status or left))
     return 1 if left else status
+
+
+def _played_before(output: Path | None, seed: int) -> list[Round]:
+    if output is None or not output.exists():
+        return []
+    told = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    return [Round(**one) for one in told if one.pop("seed") == seed]
 
 
 def _line(played: Round) -> str:

@@ -219,9 +219,9 @@ def take_inodes(world: World, rng: random.Random) -> None:
 def remove_stream(world: World, rng: random.Random) -> None:
     """`rm -rf` of a stream's directory, as RemoveIPC and careless people do."""
     stream_id = rng.choice(list(RATES_HZ))
-    world.observed(excuse=(stream_id, 10.0))
+    before = world.observed(excuse=(stream_id, 10.0)).epochs.get(stream_id, 0)
     shutil.rmtree(world.host.namespace_dir / str(stream_id), ignore_errors=True)
-    _wait_epoch_above(world, stream_id, world.observed().epochs.get(stream_id, 0))
+    _wait_epoch_above(world, stream_id, before)
 
 
 def few_descriptors(world: World, rng: random.Random) -> None:
