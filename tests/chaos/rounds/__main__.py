@@ -50,7 +50,8 @@ def main() -> int:
     left = sweep(mark, session_prefix())
     for line in left:
         print(f"left behind: {line}", file=sys.stderr)
-    print(f"{len(rounds) - former} rounds of seed {options.seed}: {'broken' if status or left else 'ok'}")
+    end = "broken" if status or left else "ok"
+    print(f"{len(rounds) - former} rounds of seed {options.seed}: {end}")
     if options.report:
         write_matrix(rounds, options.seed, is_whole=not (status or left))
     return 1 if left else status
