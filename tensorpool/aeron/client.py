@@ -12,6 +12,7 @@ subscription, and whoever is inside a call keeps what it calls.
 from __future__ import annotations
 
 import enum
+import gc
 import logging
 import os
 import re
@@ -47,6 +48,9 @@ class MediaDriverLost(HostError):
     """The media driver is not there, or fell silent: connect again."""
 
 
+_PRUNE_EVERY = 256
+"""Publications and subscriptions made. Once a client a look at every object there is finds the list
+of them: not for who makes a few."""
 _PROMPT_SLEEP_MS = 2
 PATIENT_SLEEP_MS = 8
 """Pause of the client's conductor: how soon it sees what the media driver answers. A process
@@ -121,6 +125,10 @@ class Publication:
     def is_connected(self) -> bool:
         """Whether at least one subscriber listens."""
         return bool(self._raw.is_connected)
+
+    def remembered(self) -> list[weakref.ref[object]]:
+        """What the binding remembers of everything that the same client made."""
+        return _siblings(self._raw)
 
     def close(self) -> None:
         """Close, once no thread is in the middle of an offer; idempotent, for any thread."""
@@ -227,6 +235,10 @@ class Subscription:
         except pyaeron.ResourceClosed as error:
             raise MediaDriverLost(f"{self.endpoint}: subscription closed") from error
 
+    def remembered(self) -> list[weakref.ref[object]]:
+        """What the binding remembers of everything that the same client made."""
+        return _siblings(self._raw)
+
     def close(self) -> None:
         """Close, once no thread is in the middle of a poll; idempotent, for any thread."""
         self._raw, self.raw_poll, self._own = _CLOSED, _refuse, None
@@ -255,6 +267,8 @@ class AeronClient:
         self._lock = threading.Lock()
         self._is_closing = False
         self._open: weakref.WeakSet[Publication | Subscription] = weakref.WeakSet()
+        self._made = 0
+        self._remembered: list[weakref.ref[object]] | None = None
         self.errors = 0
         """Errors reported by the client's conductor."""
         self._error_log = RateLimit()
@@ -327,9 +341,18 @@ class AeronClient:
         with self._lock:
             if not self._is_closing:
                 self._open.add(resource)
+                self._made += 1
+                if self._made % _PRUNE_EVERY == 0:
+                    self._prune(resource)
                 return resource
         resource.close()
         raise MediaDriverLost("the connection is closed")
+
+    def _prune(self, resource: Publication | Subscription) -> None:
+        """Have the binding forget what is no more: it only does when it is closed itself."""
+        if self._remembered is None:
+            self._remembered = resource.remembered()
+        self._remembered[:] = [one for one in self._remembered if one() is not None]
 
     def abandon(self) -> object:
         """In a forked child: leave the parent's connection alone."""
@@ -360,6 +383,15 @@ class AeronClient:
         if isinstance(error, pyaeron.ResourceClosed) or self.is_lost:
             return MediaDriverLost(f"{what} {endpoint}: the connection is closed")
         return HostError(f"{what} {endpoint} refused by the media driver: {_first_line(error)}")
+
+
+def _siblings(raw: object) -> list[weakref.ref[object]]:
+    """The binding's list of weak references that one to `raw` is in, for its client's close."""
+    for reference in weakref.getweakrefs(raw):
+        for referrer in gc.get_referrers(reference):
+            if type(referrer) is list and all(type(one) is weakref.ref for one in referrer):
+                return referrer
+    return []
 
 
 def _deliver_to(handler: list[FragmentHandler]) -> Callable[[Any, Any], None]:

@@ -70,3 +70,13 @@ def test_a_client_is_closed_under_threads_that_offer_and_poll(aeron_dir: str) ->
     with AeronClient(aeron_dir, "test") as client:
         publication = client.publication(ENDPOINT)
         wait_until(lambda: not publication.is_connected, 10, "the end of every subscription")
+
+
+def test_the_binding_forgets_what_is_closed(aeron_dir: str) -> None:
+    with AeronClient(aeron_dir, "test") as client:
+        kept = client.subscription(ENDPOINT)
+        for _ in range(300):
+            client.publication(ENDPOINT).close()
+        remembered = kept.remembered()
+        assert any(one() is kept._raw for one in remembered)
+        assert len(remembered) < 100

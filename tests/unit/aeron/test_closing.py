@@ -21,6 +21,7 @@ def client_of(raw: object) -> AeronClient:
     client = AeronClient.__new__(AeronClient)
     client._raw = raw
     client._lock, client._is_closing, client._open = threading.Lock(), False, weakref.WeakSet()
+    client._made, client._remembered = 0, None
     return client
 
 

@@ -40,6 +40,7 @@ def client_that_fails(error: Exception) -> AeronClient:
     client = AeronClient.__new__(AeronClient)
     client._raw = FailingBinding(error)
     client._lock, client._is_closing, client._open = threading.Lock(), False, weakref.WeakSet()
+    client._made, client._remembered = 0, None
     return client
 
 
