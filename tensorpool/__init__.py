@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         TooManyClaims,
     )
     from tensorpool.client.frame import Frame
+    from tensorpool.client.gathering import Gathering
     from tensorpool.client.keeper import PoolEvent
     from tensorpool.client.metadata import Attribute, Metadata, MetadataError
     from tensorpool.client.pool import Pool, connect
@@ -58,6 +59,7 @@ _LAZY = {
     "Frame": "tensorpool.client.frame",
     "FrameProgressState": "tensorpool.wire.control",
     "FrameTooLarge": "tensorpool.client.errors",
+    "Gathering": "tensorpool.client.gathering",
     "LeaseLost": "tensorpool.client.errors",
     "MajorOrder": "tensorpool.wire.control",
     "MediaDriverLost": "tensorpool.aeron.client",
@@ -94,6 +96,7 @@ __all__ = [
     "Frame",
     "FrameProgressState",
     "FrameTooLarge",
+    "Gathering",
     "HostError",
     "LeaseLost",
     "MajorOrder",

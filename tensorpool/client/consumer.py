@@ -13,7 +13,7 @@ from tensorpool.client.errors import PoolClosed, SharedMemoryDenied
 from tensorpool.client.frame import Frame
 from tensorpool.client.hot import SlotReader
 from tensorpool.client.idle import LONGEST_PAUSE_S, AdaptiveIdle
-from tensorpool.client.inbox import DescriptorInbox
+from tensorpool.client.inbox import DescriptorInbox, SharedBranch
 from tensorpool.client.keeper import LeaseKeeper
 from tensorpool.client.metadata import Metadata
 from tensorpool.client.presence import Position, Presence, Wishes
@@ -76,6 +76,7 @@ class Consumer(Attachment):
         self._last_seq = -1
         self._last_epoch = 0
         self._seen_before = (0, 0)
+        self._batch = 0
         self._held: deque[Descriptor] = deque(maxlen=_HELD_LIMIT)
         self._reader: SlotReader[Frame] | None = None
         self._partial: slots.SlotReader[Frame] | None = None
@@ -197,6 +198,68 @@ class Consumer(Attachment):
                 return 0
             assert self._partial is not None
             return self._progress.poll(self._mapped, self._partial.view, handler, limit)
+
+    # -- gathered -------------------------------------------------------------------------
+
+    @property
+    def is_gathered(self) -> bool:
+        """Whether its frames are had from a `Gathering` at the moment."""
+        return self._inbox.has_branch
+
+    def join_gathering(self, branch_of: Callable[[DescriptorInbox], SharedBranch]) -> None:
+        """For `Gathering`: hear of frames by a share of its subscription.
+
+        Raises:
+            as `next` does.
+        """
+        with self._user:
+            self._check_current()
+            self._inbox.listen_by(branch_of(self._inbox))
+
+    def leave_gathering(self) -> None:
+        """For `Gathering`: hear of frames by a subscription of our own again."""
+        if not self._is_closed and not self._keeper.is_forked:
+            with self._user:
+                self._inbox.listen_by(None)
+
+    @property
+    def listens_apart(self) -> bool:
+        """For `Gathering`: whether frames may be told on this consumer's own stream."""
+        return self._inbox.listens_apart
+
+    def count_waiting(self) -> int:
+        """For `Gathering`: catch up with what has changed; how many descriptors wait.
+
+        Raises:
+            as `next` does.
+        """
+        with self._user:
+            self._check_current()
+            self._inbox.fill()
+            return len(self._inbox.waiting)
+
+    def take_gathered(self, batch: int) -> Frame | None:
+        """For `Gathering`: the next frame of those whose descriptors wait, None if none is whole.
+
+        Args:
+            batch: another number for each time that descriptors were heard.
+
+        Raises:
+            as `next` does.
+        """
+        user = self._user
+        if not user.acquire(blocking=False):
+            raise user.refusal()
+        user.thread = get_ident()
+        try:
+            if batch != self._batch:
+                self._batch = batch
+                if self._max_gap is not None:
+                    self._resync(self._max_gap)
+                self._check_regions()
+            return self._take()
+        finally:
+            user.release()
 
     # -- what is known --------------------------------------------------------------------
 

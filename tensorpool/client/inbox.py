@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
+from typing import Any, Protocol
 
 from tensorpool.aeron.client import MediaDriverLost, Subscription
 from tensorpool.client.descriptors import CODEC
@@ -15,6 +17,21 @@ from tensorpool.settings import Endpoint
 _POLL_LIMIT = 64
 _DRAIN_LIMIT = 65_536
 _EPOCH, _SEQ = 1, 2
+
+
+class _Shared(Protocol):
+    """The shared stream: a subscription of one's own, or a share of one (`Gathering`)."""
+
+    def raw_poll(self, handler: object, limit: int, *, assemble: bool) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class SharedBranch(_Shared, Protocol):
+    """A share of a subscription that several consumers have between them."""
+
+    def open(self) -> None:
+        """Listen. Raises MediaDriverLost: there is no connection just now."""
 
 
 class DescriptorInbox:
@@ -35,7 +52,8 @@ class DescriptorInbox:
         self._keeper = keeper
         self._presence = presence
         self.connection = 0
-        self._current: Subscription | None = None
+        self._current: Subscription | _Shared | None = None
+        self._branch: SharedBranch | None = None
         self._own: Subscription | None = None
         self._own_endpoint: Endpoint | None = None
         self.listen_to(0)
@@ -52,13 +70,52 @@ class DescriptorInbox:
                 self._current = self._own = self._own_endpoint = None
                 self.is_own = False
                 connection = keeper.connection
-                self._current = keeper.client.subscription(keeper.settings.driver.descriptor)
+                self._current = self._shared()
                 self.connection = connection
             granted = self._presence.own_stream
             if granted != self._own_endpoint:
                 self._move(granted)
         except MediaDriverLost:
             return  # the next connection is noticed by its number
+
+    @property
+    def has_branch(self) -> bool:
+        """Whether it has a share of a subscription instead of one of its own."""
+        return self._branch is not None
+
+    @property
+    def listens_apart(self) -> bool:
+        """Whether descriptors come, or may come, on this consumer's own stream."""
+        return self._own is not None
+
+    def take(self, buffer: Any, header: Any) -> None:
+        """Keep the descriptor if it is one of this stream."""
+        self._on_descriptor(buffer, header)
+
+    def listen_by(self, branch: SharedBranch | None) -> None:
+        """Listen to the shared stream by this from now on; None: by a subscription of our own.
+
+        Nothing is missed: the new one listens before the old one is read to its end, and what both
+        say is passed over by its seq. Without a connection just now, `settle` makes up for it.
+        """
+        former, self._branch = self._branch, branch
+        if not self.is_own:
+            current = self._current
+            try:
+                self._current = self._shared()
+            except MediaDriverLost:
+                self._current, self.connection = None, 0
+            if current is not None:
+                with suppress(Exception):  # a connection that is lost is noticed by its number
+                    self._read_out(current)
+                current.close()
+        if former is not None:
+            former.close()
+
+    def _read_out(self, current: Subscription | _Shared) -> None:
+        for _ in range(_DRAIN_LIMIT // _POLL_LIMIT):
+            if not current.raw_poll(self._on_descriptor, _POLL_LIMIT, assemble=False):
+                return
 
     def fill(self) -> bool:
         """Poll once; whether anything waits now."""
@@ -86,11 +143,17 @@ class DescriptorInbox:
             if len(self.waiting) == before:
                 return
 
+    def _shared(self) -> Subscription | _Shared:
+        if self._branch is None:
+            return self._keeper.client.subscription(self._keeper.settings.driver.descriptor)
+        self._branch.open()
+        return self._branch
+
     def _move(self, granted: Endpoint | None) -> None:
         keeper = self._keeper
         former = self._own
         if self.is_own:
-            self._current = keeper.client.subscription(keeper.settings.driver.descriptor)
+            self._current = self._shared()
             self.is_own = False
         self._own, self._own_endpoint = None, granted
         if former is not None:
@@ -99,7 +162,7 @@ class DescriptorInbox:
             self._own = keeper.client.subscription(granted)
             self._presence.own_subscription = self._own
 
-    def _try_own(self, shared: Subscription, own: Subscription) -> None:
+    def _try_own(self, shared: Subscription | _Shared, own: Subscription) -> None:
         """Change over at the first descriptor on our own stream; what both say is said once."""
         before = len(self.waiting)
         own.raw_poll(self._on_descriptor, _POLL_LIMIT, assemble=False)

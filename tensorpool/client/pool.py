@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from tensorpool.client.attachment import Attachment
 from tensorpool.client.consumer import Consumer, checked_gap
+from tensorpool.client.errors import PoolClosed
+from tensorpool.client.gathering import Gathering
 from tensorpool.client.keeper import LeaseKeeper, PoolEvent
 from tensorpool.client.presence import Wishes
 from tensorpool.client.producer import Producer
@@ -102,6 +104,41 @@ class Pool:
         )
         self._hold(consumer)
         return consumer
+
+    def gather(self, consumers: Iterable[Consumer]) -> Gathering:
+        """One poll loop over many consumers of this pool, for one thread.
+
+            with pool.gather([left, right]) as cameras:
+                for consumer, frame in cameras:
+                    ...
+
+        A frame costs the same however many idle streams are gathered beside its own. Until the
+        gathering is closed, frames of these consumers are had from it alone.
+
+        Raises:
+            ValueError: a consumer is of another pool, named twice, or gathered already.
+            ConcurrentUse: another thread is using one of them.
+            ForkedProcess, PoolClosed: one of them cannot be used here, or any more.
+        """
+        gathered = list(consumers)
+        if len(set(gathered)) != len(gathered):
+            raise ValueError("a consumer is named twice: gather each once")
+        with self._lock:
+            strangers = [one for one in gathered if one not in self._attachments]
+        for consumer in gathered:
+            if consumer.is_closed:
+                raise PoolClosed(f"the consumer of stream {consumer.stream_id} was closed")
+            if consumer in strangers:
+                raise ValueError(
+                    f"the consumer of stream {consumer.stream_id} is of another pool: a gathering "
+                    "has one connection; make its consumers with the same pool"
+                )
+            if consumer.is_gathered:
+                raise ValueError(
+                    f"the consumer of stream {consumer.stream_id} is gathered already: close that "
+                    "gathering first"
+                )
+        return Gathering(self._keeper, gathered)
 
     def close(self) -> None:
         """Close every producer and consumer, then the connection; idempotent.

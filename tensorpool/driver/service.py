@@ -97,6 +97,8 @@ class LeaseService:
         registry.set_last_epoch(heritage.last_epoch)
         self._last_epochs = heritage.last_epochs
         self._answered = heritage.answered
+        self._first_lease_id = heritage.first_lease_id
+        self._told_former_ns: dict[int, int] = {}
         self.rereads_until_ns = 0
         """Until then the control log may show us what our predecessor has answered."""
         self._next_gc_look_ns = 0
@@ -457,10 +459,12 @@ class LeaseService:
     def keep_alive(self, message: ShmLeaseKeepalive, session_id: int) -> None:
         """Extend the lease if everything matches; ignore and count it otherwise (Driver §4.4)."""
         lease = self.leases.get(message.lease_id)
+        now_ns = monotonic_ns()
         if lease is None or not _matches(lease, message):
             self.stats.ignored_keepalives += 1
+            if lease is None and 0 < message.lease_id < self._first_lease_id:
+                self._revoke_former(message, now_ns)
             return
-        now_ns = monotonic_ns()
         self.stats.keepalives += 1
         # Clients stamp by the wall clock, the monotonic one or none: one later than now is no time
         # of ours since boot.
@@ -472,6 +476,31 @@ class LeaseService:
             lease, session_id=session_id, now_ns=now_ns, ttl_ns=self._policies.lease_ttl_ns
         )
         self._registry.write_lease(lease.index, lease.record())
+
+    def _revoke_former(self, message: ShmLeaseKeepalive, now_ns: int) -> None:
+        """A former driver's lease is over (Driver §10), and its client has not heard so.
+
+        It was told at our start, or before by a driver between them, while it had lost its
+        connection; nobody would tell it again, and it would go on with regions that nobody tends.
+        """
+        told_ns = self._told_former_ns.get(message.lease_id)
+        interval_ns = self._policies.lease_keepalive_interval_ns
+        if message.role not in Role or (told_ns is not None and now_ns - told_ns < interval_ns):
+            return
+        if len(self._told_former_ns) >= self._policies.max_leases:
+            self._told_former_ns.clear()
+        self._told_former_ns[message.lease_id] = now_ns
+        self.outbox.send(
+            ShmLeaseRevoked(
+                now_ns,
+                message.lease_id,
+                message.stream_id,
+                message.client_id,
+                message.role,
+                LeaseRevokeReason.REVOKED,
+                "the driver restarted",
+            )
+        )
 
     def detach(self, message: ShmDetachRequest) -> None:
         """End the lease if everything matches (Driver §4.9)."""

@@ -12,7 +12,12 @@ import pytest
 from tensorpool import wire
 from tensorpool.aeron.client import AeronClient, Offer
 from tensorpool.wire.control import ConsumerConfig, ConsumerHello, Mode, ResponseCode
-from tensorpool.wire.driver import Role, ShmLeaseKeepalive
+from tensorpool.wire.driver import (
+    LeaseRevokeReason,
+    Role,
+    ShmLeaseKeepalive,
+    ShmLeaseRevoked,
+)
 from tests.conformance.driver.test_lease_ends import lease_of
 from tests.integration.host import STREAM, RunningHost, running_host
 from tests.integration.launcher.test_metrics import scrape
@@ -149,6 +154,28 @@ def test_keepalives_that_do_not_match_are_counted_and_ignored(
     client.send(good)
     client.round_trip()
     assert ignored() == before + 4
+
+
+@pytest.mark.clause("Driver §10-1")
+def test_a_former_drivers_lease_is_revoked_whenever_it_is_kept_alive(client: WireClient) -> None:
+    """Whoever had lost its connection when the new driver revoked it hears of it all the same."""
+    own = lease_of(client.attach(STREAM, Role.CONSUMER, 41))
+    former = ShmLeaseKeepalive(own - (own % 1000) - 5_000_000, STREAM, 42, Role.CONSUMER, 0)
+    client.send(former)
+    revoked = client.expect(ShmLeaseRevoked, lambda m: m.lease_id == former.lease_id)
+    assert (revoked.stream_id, revoked.client_id, revoked.role) == former[1:4]
+    assert revoked.reason == LeaseRevokeReason.REVOKED
+    # Once an interval; never for what no driver can have given, nor for what nobody can hold.
+    others = [
+        former,
+        former._replace(lease_id=2**62),
+        former._replace(lease_id=0),
+        former._replace(lease_id=former.lease_id - 1, role=9),
+    ]
+    for other in others:
+        client.send(other)
+    told = {other.lease_id for other in others}
+    assert client.hears_nothing(ShmLeaseRevoked, lambda m: m.lease_id in told)
 
 
 @pytest.mark.clause("Driver §4.6-5", "Driver §4.2-8", "Driver §4.2-12", "Driver §9-1")
