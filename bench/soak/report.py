@@ -28,6 +28,7 @@ _COUNTED = {
     "tensorpool_driver_keepalives": "keepalives",
 }
 _MINUTE_S = 60.0
+_MIB = 1 << 20
 
 
 def write_report(result: Result, page: Path) -> None:
@@ -63,14 +64,22 @@ def fragment(result: Result) -> str:
         "in brackets the range of 95 % confidence (`bench/soak/trend.py` has the rule). `clients` "
         f"are the {result.plan.steady_workers} client processes that are never killed, together."
     )
+    trends = result.trends()
+    sampler = result.sampler
+    lasting = (
+        f"Lasting logs are the {sampler.lasting_logs} publications that were there in every sample "
+        f"after that. They take {sampler.lasting_bytes / _MIB:.1f} MiB when every page of them was "
+        "written, and never more, so their growth up to there is not judged."
+    )
     lines = [
         *_account(result),
         "",
         f"![Memory, descriptors, shared memory, threads and lag over time]({PICTURE})",
         "",
         slopes,
+        lasting,
         "",
-        *_table(result.trends()),
+        *_table(trends),
     ]
     wrong = [
         *result.problems,

@@ -59,6 +59,7 @@ class Result:
 
     def trends(self) -> dict[Series, Trend]:
         """What each series does after the warm-up."""
+        self.sampler.part_logs(self.warm_up_s)
         found = {}
         for series in self.sampler.series():
             times, values = self.sampler.curve(series)
@@ -102,6 +103,8 @@ class Result:
             "totals": self.totals,
             "loads": self.loads,
             "cpu_s": self.sampler.cpu_s,
+            "lasting_logs": self.sampler.lasting_logs,
+            "lasting_bytes": self.sampler.lasting_bytes,
             "times_s": self.sampler.times_s,
             "series": [
                 {

@@ -19,6 +19,7 @@ from tensorpool.settings import HostSettings
 
 CLIENTS = "clients"
 _BLOCK_BYTES = 512
+_LOG_SUFFIX = ".logbuffer"
 _SCRAPE_TIMEOUT_S = 5.0
 _MIB = 1 << 20
 
@@ -49,13 +50,17 @@ RESIDENT = Measure(
 """Not judged: it grows as a process touches more pages of term buffers that were there before;
 what they take altogether is judged as shared memory, and the rest as private memory."""
 SHARED = Measure("shared", "shared memory", "MiB", 1.0)
+LASTING = Measure("lasting", "shared memory of lasting logs", "MiB", 1.0, is_judged=False)
+"""Not judged: a log that is there all the time is a sparse file, whose pages are taken as it is
+written for the first time. It can grow up to its length and no further (`Sampler.lasting_bytes`),
+which takes an hour where little is said. What comes and goes meanwhile is judged."""
 DESCRIPTORS = Measure("descriptors", "file descriptors", "", 1.0)
 THREADS = Measure("threads", "threads", "", 1.0)
 EPOCHS = Measure("epochs", "epoch directories", "", 1.0)
 LEASES = Measure("leases", "active leases", "", 1.0)
 LAG = Measure("lag", "longest duty cycle in a second", "ms", 1.0, is_judged=False)
 """Not judged: it is as much the machine's, and what else runs on it, as ours."""
-MEASURES = (PRIVATE, RESIDENT, SHARED, DESCRIPTORS, THREADS, EPOCHS, LEASES, LAG)
+MEASURES = (PRIVATE, RESIDENT, SHARED, LASTING, DESCRIPTORS, THREADS, EPOCHS, LEASES, LAG)
 
 
 class Series(NamedTuple):
@@ -67,6 +72,16 @@ class Series(NamedTuple):
 
 type Sample = dict[Series, float]
 
+_LOGS = Series(SHARED, "term buffers")
+_LASTING_LOGS = Series(LASTING, "term buffers")
+
+
+class Log(NamedTuple):
+    """The file of a publication's or an image's term buffers: bytes taken, and its length."""
+
+    used: int
+    length: int
+
 
 class Sampler:
     """Samples one host. What cannot be read just now is absent from the sample.
@@ -77,6 +92,8 @@ class Sampler:
         restarts: how often a process of the host was started again, and why the last time.
         cpu_s: processor time of the host's processes and the steady clients by subject, as of
             the last sample.
+        lasting_logs, lasting_bytes: how many logs `part_logs` found to last, and what they take
+            once every page of them was written.
     """
 
     def __init__(self, settings: HostSettings) -> None:
@@ -84,6 +101,8 @@ class Sampler:
         self.samples: list[Sample] = []
         self.restarts: dict[str, tuple[int, str | None]] = {}
         self.cpu_s: dict[str, float] = {}
+        self.lasting_logs = self.lasting_bytes = 0
+        self._logs: list[dict[str, Log]] = []
         self._settings = settings
         self._started = 0.0
 
@@ -105,13 +124,32 @@ class Sampler:
         self._look(values, CLIENTS, client_pids)
         regions = used_bytes(settings.shm.namespace_dir)
         values[Series(SHARED, "regions")] = regions / _MIB
-        values[Series(SHARED, "term buffers")] = used_bytes(settings.aeron_dir) / _MIB
+        logs = find_logs(settings.aeron_dir)
+        self._logs.append(logs)
+        values[_LOGS] = sum(log.used for log in logs.values()) / _MIB
+        values[Series(SHARED, "counters")] = (
+            used_bytes(settings.aeron_dir, passing=_LOG_SUFFIX) / _MIB
+        )
         values[Series(EPOCHS, "namespace")] = count_epochs(settings.shm.namespace_dir)
         with contextlib.suppress(RegistryError):
             values[Series(LEASES, "registry")] = active_leases(settings)
         self.times_s.append(now - self._started)
         self.samples.append(values)
         return values
+
+    def part_logs(self, since_s: float) -> None:
+        """Part the logs that are in every sample from `since_s` on from those that come and go.
+
+        The former get a series of their own, at all times. A log that nobody needs any more, but
+        that stays, is one of the latter if it was made after `since_s`: those are judged.
+        """
+        late = [logs for at, logs in zip(self.times_s, self._logs, strict=True) if at >= since_s]
+        lasting = set.intersection(*(set(logs) for logs in late)) if late else set[str]()
+        self.lasting_logs = len(lasting)
+        self.lasting_bytes = sum(late[-1][name].length for name in lasting)
+        for sample, logs in zip(self.samples, self._logs, strict=True):
+            sample[_LASTING_LOGS] = sum(logs[n].used for n in lasting if n in logs) / _MIB
+            sample[_LOGS] = sum(log.used for n, log in logs.items() if n not in lasting) / _MIB
 
     def curve(self, series: Series) -> tuple[list[float], list[float]]:
         """Times in seconds and values of one series, without the samples that lack it."""
@@ -174,11 +212,26 @@ def _pids(report: HostReport) -> list[tuple[str, int]]:
     return [("launcher", report["pid"]), *((n, pid) for n, pid in children if pid is not None)]
 
 
-def used_bytes(directory: str) -> int:
-    """What the files below `directory` take of the file system."""
+def find_logs(aeron_dir: str) -> dict[str, Log]:
+    """The logs of the media driver in `aeron_dir`, by path."""
+    found = {}
+    for folder, _, names in os.walk(aeron_dir):
+        for name in names:
+            if name.endswith(_LOG_SUFFIX):
+                path = os.path.join(folder, name)
+                with contextlib.suppress(OSError):  # it was deleted meanwhile
+                    status = os.lstat(path)
+                    found[path] = Log(status.st_blocks * _BLOCK_BYTES, status.st_size)
+    return found
+
+
+def used_bytes(directory: str, *, passing: str | None = None) -> int:
+    """What the files below `directory` take, but for those whose names end with `passing`."""
     used = 0
     for folder, _, names in os.walk(directory):
         for name in names:
+            if passing is not None and name.endswith(passing):
+                continue
             with contextlib.suppress(OSError):  # it was deleted meanwhile
                 used += os.lstat(os.path.join(folder, name)).st_blocks * _BLOCK_BYTES
     return used

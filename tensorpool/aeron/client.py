@@ -352,7 +352,9 @@ class AeronClient:
         """Have the binding forget what is no more: it only does when it is closed itself."""
         if self._remembered is None:
             self._remembered = resource.remembered()
-        self._remembered[:] = [one for one in self._remembered if one() is not None]
+        count = len(self._remembered)  # what other threads add meanwhile comes behind
+        alive = [one for one in self._remembered[:count] if one() is not None]
+        self._remembered[:count] = alive
 
     def abandon(self) -> object:
         """In a forked child: leave the parent's connection alone."""
@@ -387,7 +389,8 @@ class AeronClient:
 
 def _siblings(raw: object) -> list[weakref.ref[object]]:
     """The binding's list of weak references that one to `raw` is in, for its client's close."""
-    for reference in weakref.getweakrefs(raw):
+    # A tuple: what getweakrefs returns is a list of weak references too, and would be found first.
+    for reference in tuple(weakref.getweakrefs(raw)):
         for referrer in gc.get_referrers(reference):
             if type(referrer) is list and all(type(one) is weakref.ref for one in referrer):
                 return referrer

@@ -186,6 +186,8 @@ class Audience:
 
     def on_closed(self) -> None:
         """See `Talk`."""
+        last = self._position()
+        self._position = lambda: last  # without the producer: nothing that is closed is a cycle
         for _, side in self._sides.values():
             side.publication.close()
         if self._shared_control is not None:

@@ -171,6 +171,8 @@ class Presence:
 
     def on_closed(self) -> None:
         """See `Talk`."""
+        last = self._position()
+        self._position = lambda: last  # without the consumer: nothing that is closed is a cycle
 
     # -- hello and config -----------------------------------------------------------------
 

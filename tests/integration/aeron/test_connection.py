@@ -75,8 +75,15 @@ def test_a_client_is_closed_under_threads_that_offer_and_poll(aeron_dir: str) ->
 def test_the_binding_forgets_what_is_closed(aeron_dir: str) -> None:
     with AeronClient(aeron_dir, "test") as client:
         kept = client.subscription(ENDPOINT)
-        for _ in range(300):
+        also_kept = [client.publication(ENDPOINT) for _ in range(3)]
+        for _ in range(100):
             client.publication(ENDPOINT).close()
         remembered = kept.remembered()
-        assert any(one() is kept._raw for one in remembered)
+        assert len(remembered) == 104  # the binding's own list, not one of ours
+        for _ in range(200):
+            client.publication(ENDPOINT).close()
+        assert kept.remembered() is remembered
+        assert {id(kept._raw)} | {id(one._raw) for one in also_kept} <= {
+            id(one()) for one in remembered
+        }
         assert len(remembered) < 100

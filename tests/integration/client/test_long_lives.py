@@ -24,6 +24,21 @@ def test_a_pool_lets_go_of_what_was_closed(pool: tensorpool.Pool) -> None:
         assert [reference() for reference in closed] == [None] * len(closed)
 
 
+def test_what_was_closed_does_not_wait_for_the_collector(pool: tensorpool.Pool) -> None:
+    gc.disable()  # a full collection comes once in hundreds of attaches
+    try:
+        with pool.consumer(STREAM) as view, pool.producer(STREAM) as camera:
+            camera.metadata(name="freed", attributes={"a": 1})
+            camera.publish([1, 2, 3])
+            assert view.next(10) is not None
+        closed = weakref.ref(view), weakref.ref(camera)
+        del view, camera
+        with pool.consumer(STREAM):
+            assert [reference() for reference in closed] == [None, None]
+    finally:
+        gc.enable()
+
+
 def test_a_pool_still_closes_what_its_user_forgot(pool: tensorpool.Pool) -> None:
     forgotten = pool.consumer(STREAM)
     with pool.consumer(STREAM):
