@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing
 import os
@@ -20,8 +19,6 @@ from tensorpool.client.keeper import PoolEvent
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 
 _TICK_NS = 50 * NS_PER_MS
-_TRIM_NS = 5 * NS_PER_S
-_libc = ctypes.CDLL(None)
 _LINGER_S = 1.0
 _TRIES = 10
 _ANSWER_TIMEOUT_S = 30.0
@@ -46,15 +43,10 @@ def work(pipe: Connection, config: str, jobs: list[Job], rate_hz: float, churn_h
         clients = [make_client(pool, job, tally, rate_hz=rate_hz) for job in jobs]
         churn_ns = int(NS_PER_S / churn_hz)
         next_churn_ns = monotonic_ns() + random.randrange(churn_ns)
-        next_trim_ns = 0
         while True:
             started_ns = monotonic_ns()
             for client in clients:
                 client.step(monotonic_ns())
-            if started_ns >= next_trim_ns:
-                # What malloc keeps after a peak is free: not to be taken for what is in use.
-                next_trim_ns = started_ns + _TRIM_NS
-                _libc.malloc_trim(0)
             if clients and started_ns >= next_churn_ns:
                 next_churn_ns = max(next_churn_ns + churn_ns, started_ns)
                 random.choice(clients).detach(random.choice((0, _LINGER_S)))

@@ -182,4 +182,4 @@ class DescriptorInbox:
         for subscription in (self._current, self._own):
             if subscription is not None:
                 subscription.close()
-        self._current = self._own = None
+        self._current = self._own = self._branch = None
