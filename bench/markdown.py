@@ -24,10 +24,14 @@ def verdict(*, is_met: bool) -> str:
 
 def conditions(results: dict[str, Any]) -> str:
     """When a result was taken, and on which machine."""
-    machine = results["machine"]
-    load = results.get("load")
-    busy = f"; load average {min(load):.1f} to {max(load):.1f}" if load else ""
+    return f"{results['when'][:10]}, {machine_of(results)}."
+
+
+def machine_of(results: dict[str, Any]) -> str:
+    """The machine that a result was taken on, and how busy it was."""
+    machine, load = results["machine"], results.get("load")
+    busy = f"; load average {min(load):.1f} to {max(load):.1f} while it ran" if load else ""
     return (
-        f"{results['when'][:10]}, {machine['processor']}, {machine['cores']} cores, Linux "
-        f"{machine['kernel']}, CPython {machine['python']}{busy}."
+        f"{machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}, "
+        f"CPython {machine['python']}{busy}"
     )

@@ -11,7 +11,7 @@ from typing import Any
 from bench.control import report as control
 from bench.idle import report as idle
 from bench.machine import RESULTS
-from bench.markdown import verdict
+from bench.markdown import machine_of, verdict
 from bench.ratios import (
     FLOOR,
     NO_COPY,
@@ -61,9 +61,7 @@ def document(
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     code = "C" if results["tensorpool"]["native"] else "pure Python"
     conditions = (
-        f"- Machine: {machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}, "
-        f"CPython {machine['python']}; load average {min(results['load']):.1f} to "
-        f"{max(results['load']):.1f} while it ran.\n"
+        f"- Machine: {machine_of(results)}.\n"
         f"- tensorpool {results['tensorpool']['version']} with its per-frame path in {code}; "
         f"{versions}.\n"
         f"- {results['when'][:10]}, {rounds} rounds, phases of {results['seconds']} s."

@@ -1,11 +1,13 @@
-"""Control messages packed straight into bytes: the side that measures must not be the slow one."""
+"""Control messages packed in one step: the side that measures must not be the slow one."""
 
 from __future__ import annotations
 
-import struct
+from typing import Any
 
 from tensorpool import wire
+from tensorpool.wire.codec import MESSAGE_HEADER
 from tensorpool.wire.driver import (
+    DRIVER,
     PublishMode,
     Role,
     ShmAttachRequest,
@@ -13,32 +15,29 @@ from tensorpool.wire.driver import (
     ShmLeaseKeepalive,
 )
 
-_HEADER_BYTES = 8
-_KEEPALIVE = struct.Struct("<8sQIIBQ")
-_DETACH = struct.Struct("<8sqQIIB")
-_ATTACH_HEAD = struct.Struct("<8sqIIB")
-_EXAMPLE_ATTACH = wire.encode(
-    ShmAttachRequest(0, 0, 0, Role.CONSUMER, publish_mode=PublishMode.REQUIRE_EXISTING)
-)
-_ATTACH_REST = _EXAMPLE_ATTACH[_ATTACH_HEAD.size :]
-_ATTACH_HEADER = _EXAMPLE_ATTACH[:_HEADER_BYTES]
-_DETACH_HEADER = wire.encode(ShmDetachRequest(0, 0, 0, 0, 0))[:_HEADER_BYTES]
-_KEEPALIVE_HEADER = wire.encode(ShmLeaseKeepalive(0, 0, 0, 0, 0))[:_HEADER_BYTES]
+
+class _Packed:
+    """Messages like `example`; those of its fields that differ come first in its block."""
+
+    def __init__(self, example: tuple[Any, ...], fields: int) -> None:
+        codec = DRIVER.by_type[type(example)]
+        self._pack_into = codec.block.pack_into
+        encoded = wire.encode(example)
+        block = encoded[MESSAGE_HEADER.size : MESSAGE_HEADER.size + codec.block_length]
+        self._same = codec.block.unpack(block)[fields:]
+        self._encoded = bytearray(encoded)
+
+    def pack(self, *values: int) -> bytes:
+        """The message with these first fields."""
+        self._pack_into(self._encoded, MESSAGE_HEADER.size, *values, *self._same)
+        return bytes(self._encoded)
 
 
-def attach_request(correlation_id: int, stream_id: int, client_id: int, role: int) -> bytes:
-    """A `ShmAttachRequest` for a stream that exists."""
-    head = _ATTACH_HEAD.pack(_ATTACH_HEADER, correlation_id, stream_id, client_id, role)
-    return head + _ATTACH_REST
-
-
-def detach_request(
-    correlation_id: int, lease_id: int, stream_id: int, client_id: int, role: int
-) -> bytes:
-    """A `ShmDetachRequest`."""
-    return _DETACH.pack(_DETACH_HEADER, correlation_id, lease_id, stream_id, client_id, role)
-
-
-def keepalive(lease_id: int, stream_id: int, client_id: int, role: int, timestamp_ns: int) -> bytes:
-    """A `ShmLeaseKeepalive`."""
-    return _KEEPALIVE.pack(_KEEPALIVE_HEADER, lease_id, stream_id, client_id, role, timestamp_ns)
+attach_request = _Packed(
+    ShmAttachRequest(0, 0, 0, Role.CONSUMER, publish_mode=PublishMode.REQUIRE_EXISTING), 4
+).pack
+"""A request for a stream that exists: correlation id, stream id, client id, role."""
+detach_request = _Packed(ShmDetachRequest(0, 0, 0, 0, Role.CONSUMER), 5).pack
+"""All of its fields."""
+keepalive = _Packed(ShmLeaseKeepalive(0, 0, 0, Role.CONSUMER, 0), 5).pack
+"""All of its fields."""

@@ -15,14 +15,12 @@ from tensorpool.client.keeper import LeaseKeeper
 from tensorpool.client.lease import ClientLease, LeaseStatus
 from tensorpool.client.mapping import EpochRegions, MappedEpoch
 from tensorpool.client.talk import Talk
-from tensorpool.client.usage import OneUser
+from tensorpool.client.usage import CLOSE_PATIENCE_S, OneUser
 from tensorpool.shm.errors import ShmError
 from tensorpool.shm.paths import canonical_bases
 from tensorpool.wire.driver import PublishMode, Role
 
 DETACH_TIMEOUT_S = 0.5
-_CLOSE_PATIENCE_S = 2.0
-"""A use by another thread notices a close at its next look."""
 
 
 class Attachment:
@@ -95,7 +93,7 @@ class Attachment:
         self._is_closed = True
         with self._lease.changed:
             self._lease.bump()  # a use by another thread ends now
-        self._user.wait_free(_CLOSE_PATIENCE_S)
+        self._user.wait_free(CLOSE_PATIENCE_S)
         self._on_unmap()
         self._mapped = None
         self._keeper.release(self._lease, DETACH_TIMEOUT_S)

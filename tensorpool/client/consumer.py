@@ -21,6 +21,7 @@ from tensorpool.client.progress import PartialFrame
 from tensorpool.client.progress_inbox import ProgressInbox
 from tensorpool.client.rate import RateGate
 from tensorpool.client.slots import REFUSED, Descriptor, decode_layout, empty_view
+from tensorpool.client.usage import OneUser
 from tensorpool.clock import monotonic_ns
 from tensorpool.shm.errors import ShmError
 from tensorpool.wire.control import Mode
@@ -203,24 +204,30 @@ class Consumer(Attachment):
 
     @property
     def is_gathered(self) -> bool:
-        """Whether its frames are had from a `Gathering` at the moment."""
+        """Whether its frames are had from a `Gathering` at the moment, and from there alone."""
         return self._inbox.has_branch
 
-    def join_gathering(self, branch_of: Callable[[DescriptorInbox], SharedBranch]) -> None:
-        """For `Gathering`: hear of frames by a share of its subscription.
+    def join_gathering(
+        self, user: OneUser, branch_of: Callable[[DescriptorInbox], SharedBranch]
+    ) -> None:
+        """For `Gathering`: hear of frames by a share of its subscription; `user` is whose it is.
 
         Raises:
             as `next` does.
         """
-        with self._user:
+        self._user.lend(user)
+        try:
             self._check_current()
             self._inbox.listen_by(branch_of(self._inbox))
+        except BaseException:
+            self._user.take_back()
+            raise
 
     def leave_gathering(self) -> None:
-        """For `Gathering`: hear of frames by a subscription of our own again."""
+        """For `Gathering`: hear of frames by a subscription of our own again; idempotent."""
         if not self._is_closed and not self._keeper.is_forked:
-            with self._user:
-                self._inbox.listen_by(None)
+            self._inbox.listen_by(None)
+        self._user.take_back()
 
     @property
     def listens_apart(self) -> bool:
@@ -233,10 +240,9 @@ class Consumer(Attachment):
         Raises:
             as `next` does.
         """
-        with self._user:
-            self._check_current()
-            self._inbox.fill()
-            return len(self._inbox.waiting)
+        self._check_current()
+        self._inbox.fill()
+        return len(self._inbox.waiting)
 
     def take_gathered(self, batch: int) -> Frame | None:
         """For `Gathering`: the next frame of those whose descriptors wait, None if none is whole.
@@ -247,19 +253,13 @@ class Consumer(Attachment):
         Raises:
             as `next` does.
         """
-        user = self._user
-        if not user.acquire(blocking=False):
-            raise user.refusal()
-        user.thread = get_ident()
-        try:
-            if batch != self._batch:
-                self._batch = batch
-                if self._max_gap is not None:
-                    self._resync(self._max_gap)
-                self._check_regions()
-            return self._take()
-        finally:
-            user.release()
+        if batch != self._batch:
+            self._batch = batch
+            self._check_current()
+            if self._max_gap is not None:
+                self._resync(self._max_gap)
+            self._check_regions()
+        return self._take()
 
     # -- what is known --------------------------------------------------------------------
 

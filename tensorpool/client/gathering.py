@@ -13,17 +13,19 @@ import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Self
 
 from tensorpool.aeron.client import Subscription
 from tensorpool.client.consumer import Consumer
 from tensorpool.client.descriptors import CODEC
-from tensorpool.client.errors import PoolClosed
+from tensorpool.client.errors import PoolClosed, SharedMemoryDenied
 from tensorpool.client.frame import Frame
 from tensorpool.client.idle import LONGEST_PAUSE_S, AdaptiveIdle
 from tensorpool.client.inbox import DescriptorInbox
 from tensorpool.client.keeper import LeaseKeeper
+from tensorpool.client.usage import CLOSE_PATIENCE_S, OneUser
 from tensorpool.clock import NS_PER_MS, monotonic_ns
 from tensorpool.wire.codec import MESSAGE_HEADER
 
@@ -38,18 +40,25 @@ _LOOK_NS = 2 * NS_PER_MS
 class Gathering:
     """Frames of many consumers in one loop. For one thread at a time; `Pool.gather` makes it.
 
-    The consumers stay what they are: each counts its own frames, keeps its own lease, and can be
-    asked for anything; only frames are had from here meanwhile.
+    The consumers stay what they are: each counts its own frames, keeps its own lease, and tells
+    what it knows; only frames are had from here meanwhile, and from here alone (`ConcurrentUse`).
     """
 
     def __init__(self, keeper: LeaseKeeper, consumers: Sequence[Consumer]) -> None:
         self._hub = _Hub(keeper)
-        self._consumers = list(consumers)
+        self._user = OneUser("gathering", "gather")
+        self._is_closed = False
+        self._consumers: list[Consumer] = []
         self._apart: list[Consumer] = []
         self._idle = AdaptiveIdle()
         self._look_ns = 0
-        for consumer in self._consumers:
-            consumer.join_gathering(partial(Branch, self._hub, consumer))
+        try:
+            for consumer in consumers:
+                consumer.join_gathering(self._user, partial(_Branch, self._hub, consumer))
+                self._consumers.append(consumer)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def consumers(self) -> tuple[Consumer, ...]:
@@ -64,14 +73,23 @@ class Gathering:
 
         Raises:
             PoolClosed: every consumer was closed, or the gathering.
-            SharedMemoryDenied, ConcurrentUse, ForkedProcess: as `Consumer.next` does.
+            SharedMemoryDenied: a supervisor told one of them not to read shared memory; the others
+                can be read on.
+            ConcurrentUse, ForkedProcess: as `Consumer.next` does.
         """
-        taken = self._take()
-        if taken is None and timeout_s != 0:
-            taken = self._wait(timeout_s)
-        if taken is not None:
-            self._idle.reset()
-        return taken
+        user = self._user
+        if not user.acquire(blocking=False):
+            raise user.refusal()
+        user.thread = get_ident()
+        try:
+            taken = self._take()
+            if taken is None and timeout_s != 0:
+                taken = self._wait(timeout_s)
+            if taken is not None:
+                self._idle.reset()
+            return taken
+        finally:
+            user.release()
 
     def poll(self, handler: Callable[[Consumer, Frame], None], limit: int = 64) -> int:
         """Hand the frames that are there, `limit` at most, to `handler`; how many. Never waits.
@@ -79,11 +97,12 @@ class Gathering:
         Raises:
             as `next` does, and whatever `handler` raises.
         """
-        count = 0
-        while count < limit and (taken := self._take()) is not None:
-            handler(*taken)
-            count += 1
-        return count
+        with self._user:
+            count = 0
+            while count < limit and (taken := self._take()) is not None:
+                handler(*taken)
+                count += 1
+            return count
 
     def __iter__(self) -> Iterator[tuple[Consumer, Frame]]:
         """Frames as they come, until every consumer is closed, or the gathering.
@@ -103,16 +122,20 @@ class Gathering:
         """Frames as they come, for `async for`; other tasks run meanwhile. As `__iter__`."""
         while True:
             try:
-                taken = self._take()
+                taken = self.next(0)
             except PoolClosed:
                 return
             if taken is not None:
-                self._idle.reset()
                 yield taken
             await asyncio.sleep(0 if taken is not None else self._idle.pause_s())
 
     def close(self) -> None:
-        """Let every consumer listen by itself again; idempotent. They are not closed."""
+        """Let every consumer listen by itself again; idempotent. They are not closed.
+
+        Another thread that waits in `next` gets PoolClosed, and one that iterates ends its loop.
+        """
+        self._is_closed = True
+        self._user.wait_free(CLOSE_PATIENCE_S)
         consumers, self._consumers = self._consumers, []
         for consumer in consumers:
             consumer.leave_gathering()
@@ -145,6 +168,8 @@ class Gathering:
         hub = self._hub
         told = hub.told
         while True:
+            if self._is_closed or not self._consumers:
+                raise PoolClosed("the gathering was closed, or every consumer in it")
             while told:
                 consumer = told.popleft()
                 try:
@@ -162,8 +187,6 @@ class Gathering:
                 self._visit(self._apart)
             hub.poll()
             if not told:
-                if not self._consumers:
-                    raise PoolClosed("every consumer of the gathering was closed")
                 return None
 
     def _look(self) -> None:
@@ -172,18 +195,24 @@ class Gathering:
         self._apart = [consumer for consumer in self._consumers if consumer.listens_apart]
 
     def _visit(self, consumers: list[Consumer]) -> None:
+        denied: SharedMemoryDenied | None = None
         for consumer in consumers:
             try:
                 waiting = consumer.count_waiting()
             except PoolClosed:
                 self._forget(consumer)
-                continue
-            self._hub.told.extend([consumer] * waiting)
+            except SharedMemoryDenied as error:
+                denied = error  # said once all were looked at: it is no fault of theirs
+            else:
+                self._hub.told.extend([consumer] * waiting)
+        if denied is not None:
+            raise denied
 
     def _forget(self, consumer: Consumer) -> None:
-        if consumer in self._consumers:
-            self._consumers.remove(consumer)
+        """It was closed."""
+        self._consumers = [one for one in self._consumers if one is not consumer]
         self._apart = [one for one in self._apart if one is not consumer]
+        consumer.leave_gathering()
 
 
 class _Hub:
@@ -200,9 +229,9 @@ class _Hub:
         self._keeper = keeper
         self._connection = 0
         self._subscription: Subscription | None = None
-        self._routes: dict[int, list[Branch]] = {}
+        self._routes: dict[int, list[_Branch]] = {}
 
-    def open(self, branch: Branch) -> None:
+    def open(self, branch: _Branch) -> None:
         """Give it the descriptors of its stream from now on.
 
         Raises:
@@ -217,7 +246,7 @@ class _Hub:
         if branch not in branches:
             branches.append(branch)
 
-    def shut(self, branch: Branch) -> None:
+    def shut(self, branch: _Branch) -> None:
         """Give it no more."""
         branches = self._routes.get(branch.consumer.stream_id, [])
         if branch in branches:
@@ -257,7 +286,7 @@ class _Hub:
                 self.told.append(branch.consumer)
 
 
-class Branch:
+class _Branch:
     """What a gathered consumer has in place of a subscription to the shared stream."""
 
     def __init__(self, hub: _Hub, consumer: Consumer, inbox: DescriptorInbox) -> None:

@@ -1,11 +1,16 @@
-"""Who may use a producer or a consumer: one thread at a time, and never a forked child."""
+"""Who may use a producer, consumer or gathering: one thread at a time, never a forked child."""
 
 from __future__ import annotations
 
 import threading
+import time
 from threading import get_ident
 
 from tensorpool.client.errors import ConcurrentUse
+
+CLOSE_PATIENCE_S = 2.0
+"""A use by another thread notices a close at its next look."""
+_LOOK_S = 0.001
 
 
 class OneUser:
@@ -23,10 +28,12 @@ class OneUser:
         finally: user.release()
     """
 
-    __slots__ = ("_lock", "_what", "acquire", "release", "thread")
+    __slots__ = ("_lender", "_lock", "_maker", "acquire", "release", "thread", "what")
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, maker: str = "") -> None:
+        self.what = what
+        self._maker = maker or what
+        self._lender: OneUser | None = None
         self._lock = threading.Lock()
         self.acquire = self._lock.acquire
         self.release = self._lock.release
@@ -34,11 +41,32 @@ class OneUser:
 
     def refusal(self) -> ConcurrentUse:
         """The error for whoever comes in between."""
+        if self._lender is not None:
+            return ConcurrentUse(
+                f"this {self.what} is in a {self._lender.what}: have its frames from there, or "
+                f"close the {self._lender.what} first"
+            )
         who = "an outer call" if self.thread == get_ident() else "another thread"
         return ConcurrentUse(
-            f"this {self._what} is in use by {who}: give each thread a {self._what} of its own "
-            f"(pool.{self._what}(...))"
+            f"this {self.what} is in use by {who}: give each thread a {self.what} of its own "
+            f"(pool.{self._maker}(...))"
         )
+
+    def lend(self, to: OneUser) -> None:
+        """From now on whoever uses `to` uses this one too, and nobody else may.
+
+        Raises:
+            ConcurrentUse: it is in use, or lent already.
+        """
+        if not self.acquire(blocking=False):
+            raise self.refusal()
+        self._lender = to
+
+    def take_back(self) -> None:
+        """It is lent no longer; idempotent."""
+        if self._lender is not None:
+            self._lender = None
+            self.release()
 
     def __enter__(self) -> None:
         """Begin a use.
@@ -57,8 +85,21 @@ class OneUser:
     def wait_free(self, timeout_s: float) -> None:
         """Until a use by another thread has ended, `timeout_s` seconds at most.
 
-        A use by this thread goes on: it is what asks.
+        A use by this thread goes on: it is what asks. One that is lent is in use while the one it
+        is lent to is.
         """
-        is_ours = self._lock.locked() and self.thread == get_ident()
-        if not is_ours and self.acquire(timeout=timeout_s):
+        if self._lender is not None:
+            deadline_s = time.monotonic() + timeout_s
+            while self._is_lent_elsewhere() and time.monotonic() < deadline_s:
+                time.sleep(_LOOK_S)
+            return
+        if self.is_used_elsewhere() and self.acquire(timeout=timeout_s):
             self.release()
+
+    def is_used_elsewhere(self) -> bool:
+        """Whether another thread uses it now."""
+        return self._lock.locked() and self.thread != get_ident()
+
+    def _is_lent_elsewhere(self) -> bool:
+        lender = self._lender
+        return lender is not None and lender.is_used_elsewhere()

@@ -26,17 +26,15 @@ from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.driver.announcer import Announcer
 from tensorpool.driver.service import LeaseService
 from tensorpool.logs import RateLimit, counted
-from tensorpool.registry import DriverState, LeaseRecord, RegistryWriter
+from tensorpool.registry import DriverState, RegistryWriter
 from tensorpool.settings import HostSettings
 from tensorpool.wire.driver import (
     DRIVER,
-    LeaseRevokeReason,
     ShmAttachRequest,
     ShmDetachRequest,
     ShmDriverShutdown,
     ShmDriverShutdownRequest,
     ShmLeaseKeepalive,
-    ShmLeaseRevoked,
     ShutdownReason,
 )
 
@@ -72,14 +70,12 @@ class DriverAgent:
         settings: HostSettings,
         service: LeaseService,
         registry: RegistryWriter,
-        debts: list[LeaseRecord],
     ) -> None:
         self.service = service
         self.is_done = False
         self.shutdown_reason: ShutdownReason | None = None
         self._settings = settings
         self._registry = registry
-        self._debts = debts
         self._malformed_log = RateLimit()
         self._refusal_log = RateLimit()
         self._client: AeronClient | None = None
@@ -173,7 +169,7 @@ class DriverAgent:
         if self._lost_since_ns:
             self.service.leases.extend_all(now_ns - self._lost_since_ns)
         self.service.rereads_until_ns = now_ns + _REREAD_NS
-        self._revoke_debts()
+        self.service.former_leases.revoke_debts(self.service.outbox.send)
         self.service.announce_all()
         self.service.provision_static_streams()
         self._last_cycle_ns = now_ns
@@ -186,22 +182,6 @@ class DriverAgent:
         if self._client is not None:
             self._client.close()
             self._client = None
-
-    def _revoke_debts(self) -> None:
-        """Leases of the former driver: their clients reattach at once (design §4.6)."""
-        for lease in self._debts:
-            self.service.outbox.send(
-                ShmLeaseRevoked(
-                    monotonic_ns(),
-                    lease.lease_id,
-                    lease.stream_id,
-                    lease.client_id,
-                    lease.role,
-                    LeaseRevokeReason.REVOKED,
-                    "the driver restarted",
-                )
-            )
-        self._debts.clear()
 
     # -- one cycle ------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
         ) from error
     provisioner = Provisioner(shm, prefault=policies.prefault_shm, mlock=policies.mlock_shm)
     service = LeaseService(settings, heritage, registry, provisioner)
-    agent = DriverAgent(settings, service, registry, heritage.debts)
+    agent = DriverAgent(settings, service, registry)
     tracker = DutyCycleTracker()
     try:
         _publish(registry, shm.registry_path)

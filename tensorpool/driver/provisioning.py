@@ -12,7 +12,6 @@ import mmap
 import os
 import resource
 import threading
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -53,8 +52,6 @@ _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WORD_BYTES = 8
 _ACTIVITY = slice(ACTIVITY_WORD * _WORD_BYTES, (ACTIVITY_WORD + 1) * _WORD_BYTES)
 _ZEROS = memoryview(bytes(1 << 20))
-_ZEROS_AT_ONCE = 32
-"""The interpreter's lock is taken between two calls of the kernel only, so these are long."""
 _SPARE_BYTES = 8 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -183,7 +180,7 @@ class Provisioner:
         self._mlock = mlock
         self.in_flight = 0
         self._results: SimpleQueue[Provisioned] = SimpleQueue()
-        self._taken: deque[Provisioned] = deque()
+        self._waited_for: Provisioned | None = None
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="provision")
         self._large_workers = ThreadPoolExecutor(
             WORKERS, thread_name_prefix="provision-large", initializer=_stand_back
@@ -197,21 +194,17 @@ class Provisioner:
 
     def take(self) -> Provisioned | None:
         """A finished one, or None."""
-        if self._taken:
-            result = self._taken.popleft()
-        else:
-            try:
-                result = self._results.get_nowait()
-            except Empty:
-                return None
-        self.in_flight -= 1
+        self.wait(0)
+        result, self._waited_for = self._waited_for, None
+        if result is not None:
+            self.in_flight -= 1
         return result
 
     def wait(self, at_most_s: float) -> None:
         """Until one is finished; the workers have the interpreter to themselves meanwhile."""
-        if not self._taken:
+        if self._waited_for is None:
             with suppress(Empty):
-                self._taken.append(self._results.get(timeout=at_most_s))
+                self._waited_for = self._results.get(timeout=at_most_s)
 
     def close(self) -> None:
         """Wait for the workers and unmap what nobody took."""
@@ -397,9 +390,7 @@ def _zero(fd: int, size: int) -> None:
     """
     offset = 0
     while offset < size:
-        whole, rest = divmod(size - offset, len(_ZEROS))
-        chunks = [_ZEROS] * min(whole, _ZEROS_AT_ONCE) or [_ZEROS[:rest]]
-        offset += os.pwritev(fd, chunks, offset)
+        offset += os.pwrite(fd, _ZEROS[: size - offset], offset)
 
 
 def _lock(mapping: mmap.mmap, size: int) -> None:

@@ -15,6 +15,7 @@ from tensorpool.aeron.outbox import Outbox
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.driver.announcer import Announcer
 from tensorpool.driver.attach import Admission, AttachRules, Rejection, RejectReason
+from tensorpool.driver.former_leases import FormerLeases
 from tensorpool.driver.leases import Lease, LeaseTable
 from tensorpool.driver.node_ids import NodeIds
 from tensorpool.driver.provisioning import EpochPlan, LockRefused, NoSpace, Provisioned, Provisioner
@@ -97,8 +98,7 @@ class LeaseService:
         registry.set_last_epoch(heritage.last_epoch)
         self._last_epochs = heritage.last_epochs
         self._answered = heritage.answered
-        self._first_lease_id = heritage.first_lease_id
-        self._told_former_ns: dict[int, int] = {}
+        self.former_leases = FormerLeases(heritage, policies)
         self.rereads_until_ns = 0
         """Until then the control log may show us what our predecessor has answered."""
         self._next_gc_look_ns = 0
@@ -462,8 +462,8 @@ class LeaseService:
         now_ns = monotonic_ns()
         if lease is None or not _matches(lease, message):
             self.stats.ignored_keepalives += 1
-            if lease is None and 0 < message.lease_id < self._first_lease_id:
-                self._revoke_former(message, now_ns)
+            if lease is None:
+                self.former_leases.answer(message, now_ns, self.outbox.send)
             return
         self.stats.keepalives += 1
         # Clients stamp by the wall clock, the monotonic one or none: one later than now is no time
@@ -476,31 +476,6 @@ class LeaseService:
             lease, session_id=session_id, now_ns=now_ns, ttl_ns=self._policies.lease_ttl_ns
         )
         self._registry.write_lease(lease.index, lease.record())
-
-    def _revoke_former(self, message: ShmLeaseKeepalive, now_ns: int) -> None:
-        """A former driver's lease is over (Driver §10), and its client has not heard so.
-
-        It was told at our start, or before by a driver between them, while it had lost its
-        connection; nobody would tell it again, and it would go on with regions that nobody tends.
-        """
-        told_ns = self._told_former_ns.get(message.lease_id)
-        interval_ns = self._policies.lease_keepalive_interval_ns
-        if message.role not in Role or (told_ns is not None and now_ns - told_ns < interval_ns):
-            return
-        if len(self._told_former_ns) >= self._policies.max_leases:
-            self._told_former_ns.clear()
-        self._told_former_ns[message.lease_id] = now_ns
-        self.outbox.send(
-            ShmLeaseRevoked(
-                now_ns,
-                message.lease_id,
-                message.stream_id,
-                message.client_id,
-                message.role,
-                LeaseRevokeReason.REVOKED,
-                "the driver restarted",
-            )
-        )
 
     def detach(self, message: ShmDetachRequest) -> None:
         """End the lease if everything matches (Driver §4.9)."""

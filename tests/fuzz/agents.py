@@ -152,7 +152,7 @@ def open_driver(directory: Path) -> Iterator[Callable[[bytes], None]]:
         service = LeaseService(settings, Heritage(), registry, provisioner)
         service.outbox = Outbox(line)  # type: ignore[arg-type]
         service.announcer = Announcer(line, NS_PER_S)  # type: ignore[arg-type]
-        agent = DriverAgent(settings, service, registry, [])
+        agent = DriverAgent(settings, service, registry)
         registry.publish()
         try:
             for session, pause_s, fragment in unpack(data):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,22 +46,22 @@ def test_a_client_is_closed_under_threads_that_offer_and_poll(aeron_dir: str) ->
 
     def use(client: AeronClient) -> None:
         publication, subscription = client.publication(ENDPOINT), client.subscription(ENDPOINT)
-        ready.release()
         try:
-            while True:
+            for count in itertools.count():
                 publication.offer(b"x" * 100)
                 subscription.poll(lambda *_: None, 64)
+                if count == 100:
+                    in_the_middle.release()
         except MediaDriverLost as error:
             refused.append(error)
 
     for _ in range(20):
-        client, ready = AeronClient(aeron_dir, "test"), threading.Semaphore(0)
+        client, in_the_middle = AeronClient(aeron_dir, "test"), threading.Semaphore(0)
         threads = [threading.Thread(target=use, args=(client,)) for _ in range(3)]
         for thread in threads:
             thread.start()
         for _ in threads:
-            assert ready.acquire(timeout=10)
-        time.sleep(0.01)  # in the middle of it
+            assert in_the_middle.acquire(timeout=10)
         client.close()
         for thread in threads:
             thread.join(10)

@@ -219,6 +219,69 @@ def test_it_ends_when_every_consumer_is_closed(pool: tensorpool.Pool) -> None:
             gathering.next(0)
 
 
+def test_a_gathered_consumer_is_read_by_the_gathering_alone(pool: tensorpool.Pool) -> None:
+    with pool.producer(0) as producer, pool.consumer(producer.stream_id) as view:
+        with pool.gather([view]) as gathering:
+            for use in (view.next, view.latest, lambda: view.poll(print)):
+                with pytest.raises(tensorpool.ConcurrentUse, match="in a gathering"):
+                    use()
+            producer.publish([1])
+
+            def use_again(*_: object) -> None:
+                with pytest.raises(tensorpool.ConcurrentUse):
+                    gathering.next(0)
+
+            wait_until(lambda: gathering.poll(use_again) == 1, 10, "the frame")
+        producer.publish([2])
+        assert view.next(10) is not None
+
+
+@pytest.mark.parametrize("what", ["gathering", "consumer"])
+def test_a_close_by_another_thread_ends_the_loop(pool: tensorpool.Pool, what: str) -> None:
+    with pool.producer(0) as producer, pool.consumer(producer.stream_id) as view:
+        gathering, is_read = pool.gather([view]), threading.Event()
+        seen: list[int] = []
+
+        def read() -> None:
+            for _, frame in gathering:
+                seen.append(frame.seq)
+                is_read.set()
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        producer.publish([1])
+        assert is_read.wait(10)
+        (gathering if what == "gathering" else view).close()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert seen == [0]
+        gathering.close()
+
+
+def test_a_gathering_that_fails_leaves_everybody_as_they_were(pool: tensorpool.Pool) -> None:
+    with pool.producer(0) as producer, ExitStack() as ends:
+        views = consumers_of(pool, ends, [producer, producer])
+        inside, may_leave = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            def keep(_: tensorpool.Frame) -> None:
+                inside.set()
+                may_leave.wait(60)
+
+            wait_until(lambda: views[1].poll(keep) == 1, 60, "a frame")
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        producer.publish([1])
+        assert inside.wait(60)
+        with pytest.raises(tensorpool.ConcurrentUse):
+            pool.gather(views)
+        may_leave.set()
+        thread.join()
+        assert not views[0].is_gathered
+        assert views[0].next(10) is not None
+
+
 def test_async_for(pool: tensorpool.Pool) -> None:
     async def first_frames(gathering: tensorpool.Gathering) -> list[int]:
         seen = []

@@ -69,6 +69,7 @@ def test_peers_cannot_flood_it(host: RunningHost) -> None:
 
 def test_a_fault_that_lasts_is_told_less_and_less(host: RunningHost) -> None:
     """The stream's directory is taken by a file: no epoch can be made, again and again."""
+    wait_until(lambda: lines(host, "epoch in service"), DEADLINE_S, host.logged)
     directory = host.namespace_dir / str(STREAM)
     driver = host.pid_of("driver")
     os.kill(driver, signal.SIGSTOP)  # It would make the directory again before we take its name.

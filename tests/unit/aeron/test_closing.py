@@ -11,18 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pyaeron
 import pytest
 
-from tensorpool.aeron.client import AeronClient, MediaDriverLost, Publication
+from tensorpool.aeron.client import MediaDriverLost, Publication
 from tensorpool.settings import Endpoint
+from tests.unit.aeron.bindings import client_of
 
 ENDPOINT = Endpoint("aeron:ipc?term-length=4m", 1001)
-
-
-def client_of(raw: object) -> AeronClient:
-    client = AeronClient.__new__(AeronClient)
-    client._raw = raw
-    client._lock, client._is_closing, client._open = threading.Lock(), False, weakref.WeakSet()
-    client._made, client._remembered = 0, None
-    return client
 
 
 class WaitingBinding:

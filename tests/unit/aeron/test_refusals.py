@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import weakref
-
 import pyaeron
 import pytest
 
 from tensorpool.aeron.client import AeronClient, MediaDriverLost
 from tensorpool.errors import HostError
 from tensorpool.settings import Endpoint
+from tests.unit.aeron.bindings import client_of
 
 ENDPOINT = Endpoint("aeron:ipc?term-length=4m", 1001)
 GAVE_UP = (
@@ -36,14 +34,6 @@ class FailingBinding:
         raise self._error
 
 
-def client_that_fails(error: Exception) -> AeronClient:
-    client = AeronClient.__new__(AeronClient)
-    client._raw = FailingBinding(error)
-    client._lock, client._is_closing, client._open = threading.Lock(), False, weakref.WeakSet()
-    client._made, client._remembered = 0, None
-    return client
-
-
 @pytest.mark.parametrize("add", [AeronClient.subscription, AeronClient.publication])
 @pytest.mark.parametrize(
     "error",
@@ -57,10 +47,10 @@ def client_that_fails(error: Exception) -> AeronClient:
 def test_silence_is_a_loss_which_every_caller_survives(add: object, error: Exception) -> None:
     assert callable(add)
     with pytest.raises(MediaDriverLost):
-        add(client_that_fails(error), ENDPOINT)
+        add(client_of(FailingBinding(error)), ENDPOINT)
 
 
 def test_a_refusal_says_what_was_refused() -> None:
     with pytest.raises(HostError, match=r"subscription .* refused by the media driver") as refusal:
-        client_that_fails(pyaeron.AeronError(REFUSED)).subscription(ENDPOINT)
+        client_of(FailingBinding(pyaeron.AeronError(REFUSED))).subscription(ENDPOINT)
     assert not isinstance(refusal.value, MediaDriverLost)

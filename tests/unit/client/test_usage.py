@@ -33,6 +33,37 @@ def test_a_second_user_is_refused_and_a_later_one_let_in() -> None:
         pass
 
 
+def test_what_is_lent_is_used_through_the_one_it_is_lent_to() -> None:
+    consumer, gathering = OneUser("consumer"), OneUser("gathering", "gather")
+    consumer.lend(gathering)
+    with pytest.raises(ConcurrentUse, match="in a gathering: have its frames from there"), consumer:
+        pass
+    with pytest.raises(ConcurrentUse):
+        consumer.lend(gathering)
+    inside, may_leave = threading.Event(), threading.Event()
+
+    def use() -> None:
+        with gathering:
+            inside.set()
+            may_leave.wait(60)
+            consumer.take_back()
+
+    consumer.wait_free(60)  # nobody uses it through the gathering: no waiting
+    thread = threading.Thread(target=use)
+    thread.start()
+    assert inside.wait(60)
+    with pytest.raises(ConcurrentUse, match=r"pool\.gather\("), gathering:
+        pass
+    consumer.wait_free(0.01)
+    assert thread.is_alive()
+    may_leave.set()
+    consumer.wait_free(60)
+    with consumer:
+        consumer.take_back()  # not lent: nothing to take back
+        assert consumer.acquire(blocking=False) is False
+    thread.join()
+
+
 def test_pauses_grow_with_the_silence_and_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0
     monkeypatch.setattr("tensorpool.client.idle.monotonic_ns", lambda: now)
