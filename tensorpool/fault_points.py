@@ -40,12 +40,12 @@ class FaultPoint(enum.StrEnum):
     EPOCH_RENAMED = enum.auto()
     EPOCH_TAKEN = enum.auto()
     """The duty cycle has the regions; neither registry nor clients know of them."""
-    CONSUMER_MOVED = enum.auto()
     LEASE_RECORDED = enum.auto()
     STREAM_RECORDED = enum.auto()
     CHANGE_COUNTED = enum.auto()
     EPOCH_ANNOUNCED = enum.auto()
     CLIENT_ANSWERED = enum.auto()
+    CONSUMER_MOVED = enum.auto()
 
 
 def _pass(_: FaultPoint) -> None:

@@ -109,6 +109,7 @@ class Policies:
     node_id_reuse_cooldown_ns: int
     prefault_shm: bool
     mlock_shm: bool
+    prepare_ahead_max_bytes: int
     epoch_gc_enabled: bool
     epoch_gc_keep: int
     epoch_gc_min_age_ns: int

@@ -120,6 +120,7 @@ def _policies(config: HostConfig) -> Policies:
         node_id_reuse_cooldown_ns=policies.node_id_reuse_cooldown_ms * _NS_PER_MS,
         prefault_shm=policies.prefault_shm,
         mlock_shm=policies.mlock_shm,
+        prepare_ahead_max_bytes=policies.prepare_ahead_max_bytes,
         epoch_gc_enabled=policies.epoch_gc_enabled,
         epoch_gc_keep=policies.epoch_gc_keep,
         epoch_gc_min_age_ns=policies.epoch_gc_min_age_ns,

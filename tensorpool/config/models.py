@@ -150,6 +150,10 @@ class PoliciesTable(Table):
     mlock_shm: Flag = Field(
         default=False, description="Lock regions in memory; a failure is fatal."
     )
+    prepare_ahead_max_bytes: Uint64 = Field(
+        1 << 20,
+        description="Largest epoch of a stream whose next one is made ahead of need; 0: none.",
+    )
     epoch_gc_enabled: Flag = Field(default=True, description="Delete old epochs.")
     epoch_gc_keep: PositiveUint32 = Field(
         2, description="Epochs kept of each stream, the current one among them."

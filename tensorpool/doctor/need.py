@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from tensorpool.driver.provisioning import EpochPlan
+from tensorpool.driver.epoch import EpochPlan
 from tensorpool.registry import registry_bytes
 from tensorpool.settings import HostSettings, Profile
 from tensorpool.shm.region import region_bytes
@@ -60,8 +60,8 @@ def need_of(settings: HostSettings) -> Need:
         + registry_bytes(policies.max_streams, policies.max_leases),
         aeron_bytes=_CNC_BYTES + sum(map(log_bytes, _channels(settings))),
         process_bytes=processes * _PROCESS_BYTES,
-        # While an epoch replaces another, both are mapped.
-        fds=_PROCESS_FDS + 2 * regions,
+        # While an epoch replaces another, both are mapped; one made ahead has its directory open.
+        fds=_PROCESS_FDS + 2 * regions + len(profiles),
     )
 
 

@@ -23,6 +23,7 @@ def samples(agent: DriverAgent, base_dir: str) -> Iterator[Sample]:
     yield Sample("tensorpool_driver_connected", agent.is_connected)
     streams = agent.service.streams.snapshot()
     yield Sample("tensorpool_driver_streams", len(streams))
+    yield Sample("tensorpool_driver_prepared_bytes", agent.service.ahead.ready_bytes)
     yield from _totals(agent.service.stats)
     yield from _by_stream(streams)
 

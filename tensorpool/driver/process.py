@@ -11,8 +11,9 @@ from tensorpool.agent import DutyCycleTracker
 from tensorpool.child import FatalError, LauncherLink, exit_with
 from tensorpool.clock import NS_PER_MS
 from tensorpool.driver.agent import DriverAgent
+from tensorpool.driver.epoch import LockRefused
 from tensorpool.driver.exposition import samples
-from tensorpool.driver.provisioning import LockRefused, Provisioner
+from tensorpool.driver.provisioning import Provisioner
 from tensorpool.driver.recovery import inherit
 from tensorpool.driver.service import LeaseService
 from tensorpool.errors import HostError, TensorPoolError

@@ -1,43 +1,20 @@
-"""Making an epoch's region files: reserved, written, mapped, then renamed into place.
-
-Everything here may block and runs on a worker thread, never on the duty cycle (design §4.5).
-What was not renamed into place never existed (design §4.15).
-"""
+"""Epochs made on worker threads; the duty cycle takes the results."""
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import mmap
 import os
-import resource
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from queue import Empty, SimpleQueue
 
-from tensorpool.cgroup import memory_limits
-from tensorpool.clock import monotonic_ns
+from tensorpool.driver.epoch import Epoch, EpochPlan, discard, provision, put_in_place, stage
 from tensorpool.errors import HostError
-from tensorpool.fault_points import FaultPoint, fault_point
-from tensorpool.namespace import directory_mode, open_own_directory, prepare_namespace
-from tensorpool.registry import own_identity
-from tensorpool.settings import Profile, ShmSettings
-from tensorpool.shm import layout, paths
-from tensorpool.shm.backing import backing_of
-from tensorpool.shm.region import region_bytes
-from tensorpool.shm.superblock import (
-    ACTIVITY_WORD,
-    RegionLayout,
-    encode_superblock,
-    header_ring_layout,
-    payload_pool_layout,
-)
-from tensorpool.shm.uri import RegionUri
-from tensorpool.wire.control import PayloadPool
+from tensorpool.namespace import prepare_namespace
+from tensorpool.settings import ShmSettings
 
 WORKERS = 2
 """Provisionings at a time, of small epochs and of large ones each."""
@@ -46,116 +23,6 @@ _LARGE_BYTES = 64 << 20
 _LARGE_NICENESS = 10
 """Zeroing gigabytes is work for a processor's whole time. Whoever wakes up to attach, to answer or
 to tell goes before it, and on an otherwise busy machine it still gets a share."""
-
-_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_WORD_BYTES = 8
-_ACTIVITY = slice(ACTIVITY_WORD * _WORD_BYTES, (ACTIVITY_WORD + 1) * _WORD_BYTES)
-_ZEROS = memoryview(bytes(1 << 20))
-_SPARE_BYTES = 8 << 20
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class NoSpace(HostError):
-    """The file system cannot hold the epoch."""
-
-
-class LockRefused(HostError):
-    """`mlock_shm` is on and the kernel refuses: fatal (Driver §17)."""
-
-
-@dataclass(frozen=True, slots=True)
-class EpochPlan:
-    """What to make."""
-
-    stream_id: int
-    epoch: int
-    profile: Profile
-
-    def region_layouts(self) -> Iterator[tuple[str, RegionLayout]]:
-        """File name and layout of each region, the header ring first."""
-        nslots = self.profile.header_nslots
-        ring = header_ring_layout(self.stream_id, self.epoch, nslots, layout.HEADER_SLOT_BYTES)
-        yield paths.HEADER_RING_NAME, ring
-        for pool in self.profile.pools:
-            yield (
-                paths.pool_file_name(pool.pool_id),
-                payload_pool_layout(
-                    self.stream_id, self.epoch, nslots, pool.pool_id, pool.stride_bytes
-                ),
-            )
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes of all its region files."""
-        return sum(region_bytes(region) for _, region in self.region_layouts())
-
-
-class _Superblock:
-    """A region's first page, mapped.
-
-    Clients that may write a region may also cut its file, and a store of ours to the lost page
-    would be a SIGBUS. The kernel stores for us: to a lost page it refuses (EFAULT).
-    """
-
-    def __init__(self, mapping: mmap.mmap, file_bytes: int) -> None:
-        self._mapping = mapping
-        self._file_bytes = file_bytes
-        self._activity = memoryview(mapping)[_ACTIVITY]
-
-    def refresh(self) -> None:
-        """Store the time that the courier carries."""
-        with suppress(OSError):  # lost; `is_whole` tells
-            os.preadv(_courier(), [self._activity], 0)
-
-    def is_whole(self) -> bool:
-        """Whether the file is still as long as it was made."""
-        return self._mapping.size() >= self._file_bytes
-
-    def close(self) -> None:
-        """Unmap."""
-        self._activity.release()
-        self._mapping.close()
-
-
-@cache
-def _courier() -> int:
-    """A file in memory from which the kernel copies the time into superblocks."""
-    return os.memfd_create("tensorpool-activity", os.MFD_CLOEXEC)
-
-
-@dataclass(slots=True)
-class Epoch:
-    """One epoch's regions in place, with its superblocks mapped.
-
-    Attributes:
-        header_uri, pools: as the attach response and the announce carry them.
-        total_bytes: size of all files together.
-    """
-
-    stream_id: int
-    epoch: int
-    directory: str
-    header_uri: str
-    pools: tuple[PayloadPool, ...]
-    total_bytes: int
-    superblocks: list[_Superblock]
-
-    def refresh_activity(self, now_ns: int) -> None:
-        """Tell consumers that the regions are tended (Wire §7.1)."""
-        os.pwrite(_courier(), now_ns.to_bytes(_WORD_BYTES, "little"), 0)
-        for superblock in self.superblocks:
-            superblock.refresh()
-
-    def is_whole(self) -> bool:
-        """Whether every file is where it was made, and as long."""
-        return os.path.exists(self.directory) and all(s.is_whole() for s in self.superblocks)
-
-    def close(self) -> None:
-        """Unmap; the files are the GC's to delete."""
-        for superblock in self.superblocks:
-            superblock.close()
-        self.superblocks.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +48,7 @@ class Provisioner:
         self.in_flight = 0
         self._results: SimpleQueue[Provisioned] = SimpleQueue()
         self._waited_for: Provisioned | None = None
+        self._unwanted: deque[Epoch] = deque()
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="provision")
         self._large_workers = ThreadPoolExecutor(
             WORKERS, thread_name_prefix="provision-large", initializer=_stand_back
@@ -188,9 +56,29 @@ class Provisioner:
 
     def submit(self, plan: EpochPlan) -> None:
         """Start making the epoch."""
+        self._start(plan, provision)
+
+    def prepare(self, plan: EpochPlan) -> None:
+        """Start making the epoch, but not in its place: see `put_in_place`."""
+        self._start(plan, stage)
+
+    def hand_over(self, result: Provisioned) -> None:
+        """Have it taken once more."""
         self.in_flight += 1
-        workers = self._large_workers if plan.total_bytes >= _LARGE_BYTES else self._workers
-        workers.submit(self._work, plan)
+        self._results.put(result)
+
+    def put_in_place(self, epoch: Epoch) -> None:
+        """Show what was prepared. For the duty cycle.
+
+        Raises:
+            HostError: it is not what it was any longer.
+        """
+        put_in_place(epoch, self._shm)
+
+    def discard(self, epoch: Epoch) -> None:
+        """Have what was prepared removed."""
+        self._unwanted.append(epoch)
+        self._workers.submit(self._discard_one)
 
     def take(self) -> Provisioned | None:
         """A finished one, or None."""
@@ -207,31 +95,43 @@ class Provisioner:
                 self._waited_for = self._results.get(timeout=at_most_s)
 
     def close(self) -> None:
-        """Wait for the workers and unmap what nobody took."""
+        """Wait for the workers, unmap what nobody took and remove what was only prepared."""
         for workers in (self._workers, self._large_workers):
             workers.shutdown(wait=True, cancel_futures=True)
         while (result := self.take()) is not None:
-            if result.epoch is not None:
+            if result.epoch is not None and result.epoch.is_in_place:
                 result.epoch.close()
+            elif result.epoch is not None:
+                self._unwanted.append(result.epoch)
+        while self._unwanted:
+            self._discard_one()
 
-    def _work(self, plan: EpochPlan) -> None:
+    def _start(self, plan: EpochPlan, make: Callable[..., Epoch]) -> None:
+        self.in_flight += 1
+        workers = self._large_workers if plan.total_bytes >= _LARGE_BYTES else self._workers
+        workers.submit(self._work, plan, make)
+
+    def _discard_one(self) -> None:
+        discard(self._unwanted.popleft())
+
+    def _work(self, plan: EpochPlan, make: Callable[..., Epoch]) -> None:
         try:
-            self._results.put(Provisioned(plan, self._provision(plan), None))
+            self._results.put(Provisioned(plan, self._make(plan, make), None))
         except HostError as error:
             self._results.put(Provisioned(plan, None, error))
         except Exception as error:  # noqa: BLE001 - a lost result would hang the stream
             self._results.put(Provisioned(plan, None, HostError(f"provisioning failed: {error!r}")))
 
-    def _provision(self, plan: EpochPlan) -> Epoch:
+    def _make(self, plan: EpochPlan, make: Callable[..., Epoch]) -> Epoch:
         try:
-            return provision(plan, self._shm, prefault=self._prefault, mlock=self._mlock)
+            return make(plan, self._shm, prefault=self._prefault, mlock=self._mlock)
         except HostError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
         # A directory went between its making and its use: the GC took it as empty, or somebody
         # removed the namespace. Once more, from the top.
         os.close(prepare_namespace(self._shm))
-        return provision(plan, self._shm, prefault=self._prefault, mlock=self._mlock)
+        return make(plan, self._shm, prefault=self._prefault, mlock=self._mlock)
 
 
 def _stand_back() -> None:
@@ -240,182 +140,3 @@ def _stand_back() -> None:
     os.setpriority(
         os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _LARGE_NICENESS
     )
-
-
-def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool) -> Epoch:
-    """Make the epoch's directory and files, whole or not at all.
-
-    Raises:
-        NoSpace: the file system or the cgroup's memory limit lacks the bytes (the message
-            names wanted and free).
-        LockRefused: `mlock` is on and refused.
-        HostError: a directory or file cannot be made safely.
-    """
-    _require_memory(plan, shm)
-    path = paths.epoch_dir(shm.namespace_dir, plan.stream_id, plan.epoch)
-    mode = directory_mode(shm.permissions_mode)
-    identity = own_identity()
-    staging = f"{paths.STAGING_PREFIX}{plan.epoch}-{identity.pid}-{identity.start_ticks}"
-    mappings: list[_Superblock] = []
-    with _open_stream_dir(plan, shm, mode) as stream_fd:
-        try:
-            fault_point(FaultPoint.STREAM_DIRECTORY_MADE)
-            staging_fd = open_own_directory(path, staging, stream_fd, mode)
-            fault_point(FaultPoint.STAGING_MADE)
-            try:
-                for name, region in plan.region_layouts():
-                    mappings.append(
-                        _make_region(name, region, staging_fd, shm, prefault=prefault, mlock=mlock)
-                    )
-            finally:
-                os.close(staging_fd)
-            os.rename(staging, str(plan.epoch), src_dir_fd=stream_fd, dst_dir_fd=stream_fd)
-            fault_point(FaultPoint.EPOCH_RENAMED)
-        except BaseException as error:
-            for mapping in mappings:
-                mapping.close()
-            _discard(staging, stream_fd)
-            if isinstance(error, OSError):
-                raise _explain(error, plan, shm) from error
-            raise
-    # A client verifies what the URI says (Wire §15.22), so it says what is there.
-    is_huge = shm.require_hugepages and backing_of(shm.base_dir).is_hugetlbfs
-    uris = {
-        name: str(RegionUri(os.path.join(path, name), is_huge)) for name, _ in plan.region_layouts()
-    }
-    return Epoch(
-        plan.stream_id,
-        plan.epoch,
-        path,
-        uris[paths.HEADER_RING_NAME],
-        tuple(
-            PayloadPool(
-                pool.pool_id,
-                plan.profile.header_nslots,
-                pool.stride_bytes,
-                uris[paths.pool_file_name(pool.pool_id)],
-            )
-            for pool in plan.profile.pools
-        ),
-        plan.total_bytes,
-        mappings,
-    )
-
-
-def _require_memory(plan: EpochPlan, shm: ShmSettings) -> None:
-    """Refuse what the cgroup's limit does not allow: the kernel would kill us in the middle.
-
-    Other processes of the cgroup may take the rest meanwhile; no check can rule that out.
-    """
-    if shm.require_hugepages:
-        return  # A resource of their own; its limit is an error of the call.
-    for limit in memory_limits():
-        if limit.headroom_bytes < plan.total_bytes + _SPARE_BYTES:
-            raise NoSpace(
-                f"stream {plan.stream_id}: epoch {plan.epoch} wants {plan.total_bytes} bytes of "
-                f"memory, and of the limit of {limit.limit_bytes} bytes ({limit.path}) "
-                f"{limit.headroom_bytes} bytes are free, of which {_SPARE_BYTES} are kept for "
-                "the processes; raise the limit, or use smaller pools or fewer kept epochs"
-            )
-
-
-def _discard(staging: str, stream_fd: int) -> None:
-    """Remove what was half made; what is no directory was not made by us and stays."""
-    with suppress(OSError):
-        fd = os.open(staging, _OPEN_DIR, dir_fd=stream_fd)
-        try:
-            for name in os.listdir(fd):
-                os.unlink(name, dir_fd=fd)
-        finally:
-            os.close(fd)
-        os.rmdir(staging, dir_fd=stream_fd)
-
-
-@contextmanager
-def _open_stream_dir(plan: EpochPlan, shm: ShmSettings, mode: int) -> Iterator[int]:
-    # Checked from the base down each time: what was ours at the start may have been swapped.
-    parent = prepare_namespace(shm)
-    try:
-        path = paths.stream_dir(shm.namespace_dir, plan.stream_id)
-        fd = open_own_directory(path, str(plan.stream_id), parent, mode)
-    finally:
-        os.close(parent)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _make_region(  # noqa: PLR0913 - one argument a fact
-    name: str,
-    region: RegionLayout,
-    directory_fd: int,
-    shm: ShmSettings,
-    *,
-    prefault: bool,
-    mlock: bool,
-) -> _Superblock:
-    fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=directory_fd)
-    try:
-        fault_point(FaultPoint.FILE_MADE)
-        page = backing_of(fd).page_size_bytes
-        size = (
-            -(-region_bytes(region) // page) * page
-            if page > mmap.PAGESIZE
-            else region_bytes(region)
-        )
-        # Reserved now: later a write to a full file system would be a SIGBUS (design §4.4).
-        os.posix_fallocate(fd, 0, size)
-        fault_point(FaultPoint.FILE_RESERVED)
-        if prefault and page == mmap.PAGESIZE:  # huge pages are zeroed when they are reserved
-            _zero(fd, size)
-        whole = mmap.mmap(fd, size if mlock else min(page, size))
-        if mlock:
-            _lock(whole, size)
-        superblock = encode_superblock(region, pid=os.getpid(), now_ns=monotonic_ns())
-        whole[: layout.SUPERBLOCK_BYTES] = superblock
-        # Last: whoever may write the file may cut it, and our own store would be a SIGBUS.
-        os.fchmod(fd, shm.permissions_mode)
-    finally:
-        os.close(fd)
-    fault_point(FaultPoint.FILE_STAMPED)
-    return _Superblock(whole, size)
-
-
-def _zero(fd: int, size: int) -> None:
-    """Have every page zeroed now instead of at a client's first touch.
-
-    Written, not touched through a mapping: populating a mapping holds this process's mmap lock,
-    and whoever provisions a small region meanwhile would wait for it.
-    """
-    offset = 0
-    while offset < size:
-        offset += os.pwrite(fd, _ZEROS[: size - offset], offset)
-
-
-def _lock(mapping: mmap.mmap, size: int) -> None:
-    anchor = ctypes.c_char.from_buffer(mapping)
-    refused = _libc.mlock(ctypes.byref(anchor), ctypes.c_size_t(size)) != 0
-    del anchor
-    if refused:
-        reason = os.strerror(ctypes.get_errno())
-        mapping.close()
-        soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-        raise LockRefused(
-            f"policies.mlock_shm is true, but locking {size} bytes was refused: {reason}; the "
-            f"memlock limit is {soft} bytes (`ulimit -l`): raise it (LimitMEMLOCK=infinity), grant "
-            "CAP_IPC_LOCK, or set policies.mlock_shm = false"
-        )
-
-
-def _explain(error: OSError, plan: EpochPlan, shm: ShmSettings) -> HostError:
-    what = f"stream {plan.stream_id}: epoch {plan.epoch} in {shm.namespace_dir}"
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}:
-        space = os.statvfs(shm.base_dir)
-        free = space.f_bavail * space.f_frsize
-        return NoSpace(
-            f"{what}: {error.strerror}: wants {plan.total_bytes} bytes, {free} bytes and "
-            f"{space.f_favail} inodes are free; "
-            "enlarge the file system, or use smaller pools or fewer kept epochs"
-        )
-    return HostError(f"{what}: {error.strerror}; check the directory's owner, mode and mount")

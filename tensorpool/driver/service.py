@@ -13,12 +13,14 @@ from typing import Any
 
 from tensorpool.aeron.outbox import Outbox
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
+from tensorpool.driver.ahead import EpochsAhead
 from tensorpool.driver.announcer import Announcer
 from tensorpool.driver.attach import Admission, AttachRules, Rejection, RejectReason
+from tensorpool.driver.epoch import Epoch, EpochPlan, LockRefused, NoSpace
 from tensorpool.driver.former_leases import FormerLeases
 from tensorpool.driver.leases import Lease, LeaseTable
 from tensorpool.driver.node_ids import NodeIds
-from tensorpool.driver.provisioning import EpochPlan, LockRefused, NoSpace, Provisioned, Provisioner
+from tensorpool.driver.provisioning import Provisioned, Provisioner
 from tensorpool.driver.recovery import Heritage
 from tensorpool.driver.stats import DriverStats
 from tensorpool.driver.streams import SpaceWait, Stream, StreamTable, Waiting
@@ -46,6 +48,8 @@ from tensorpool.wire.driver import (
 _log = logging.getLogger(__name__)
 
 _GC_WAIT_NS = 2 * NS_PER_S
+_ROOM_WAIT_NS = 50 * NS_PER_MS
+"""Until a worker has removed what was made ahead."""
 _STARTUP_GC_NS = 5 * NS_PER_S
 _GC_POLL_NS = 10 * NS_PER_MS
 _RETRY_NS = NS_PER_S
@@ -94,6 +98,7 @@ class LeaseService:
         self._policies = policies
         self._registry = registry
         self._provisioner = provisioner
+        self.ahead = EpochsAhead(settings, provisioner)
         self._last_epoch = heritage.last_epoch
         registry.set_last_epoch(heritage.last_epoch)
         self._last_epochs = heritage.last_epochs
@@ -142,12 +147,18 @@ class LeaseService:
         count = 0
         while (result := self._provisioner.take()) is not None:
             count += 1
+            if self.ahead.keep(result):
+                continue
             stream = self.streams.get(result.plan.stream_id)
             assert stream is not None, "a stream being provisioned is never removed"
-            if result.error is None:
-                self._commit_epoch(stream, result)
-            else:
+            if result.epoch is None:
+                assert result.error is not None
                 self._on_provision_failure(stream, result.error)
+            elif self._is_in_place(result.epoch):
+                self._commit_epoch(stream, result)
+                self._make_ahead(stream)
+            else:
+                self._submit(stream)
         return count
 
     def retry_provisioning(self, now_ns: int) -> int:
@@ -195,6 +206,7 @@ class LeaseService:
         evicted = self.streams.evict_for_room()
         if evicted is not None:
             self._last_epochs[evicted.stream_id] = evicted.last_epoch
+            self.ahead.drop(evicted.stream_id)
             self.announcer.withdraw(evicted.stream_id)
         stream = self.streams.add(
             stream_id, name, self._settings.profile(profile), is_static=is_static
@@ -220,20 +232,44 @@ class LeaseService:
                 self._submit(stream)
 
     def _submit(self, stream: Stream) -> None:
-        self._last_epoch = stream.last_epoch = max(self._last_epoch + 1, time_ns())
-        # In the registry before it exists: a successor starts above it, whatever happens.
-        self._registry.set_last_epoch(stream.last_epoch)
-        self._registry.write_stream(stream.index, stream.record())
+        if self.ahead.serve(stream.stream_id):
+            return
+        plan = self._plan_next(stream)
+        self._record_begun(stream, plan)
         fault_point(FaultPoint.EPOCH_RECORDED)
-        self._provisioner.submit(EpochPlan(stream.stream_id, stream.last_epoch, stream.profile))
+        self._provisioner.submit(plan)
         fault_point(FaultPoint.EPOCH_SUBMITTED)
+
+    def _make_ahead(self, stream: Stream) -> None:
+        plan = self._plan_next(stream)
+        if self.ahead.wants(plan) and not self.is_draining:
+            self._record_begun(stream, plan)
+            self.ahead.begin(plan)
+
+    def _plan_next(self, stream: Stream) -> EpochPlan:
+        return EpochPlan(stream.stream_id, max(self._last_epoch + 1, time_ns()), stream.profile)
+
+    def _record_begun(self, stream: Stream, plan: EpochPlan) -> None:
+        """In the registry before it exists: a successor starts above it, whatever happens."""
+        self._last_epoch = stream.last_epoch = plan.epoch
+        self._registry.set_last_epoch(plan.epoch)
+        self._registry.write_stream(stream.index, stream.record())
+
+    def _is_in_place(self, epoch: Epoch) -> bool:
+        """Whether it is, or could be put there."""
+        if not epoch.is_in_place:
+            try:
+                self._provisioner.put_in_place(epoch)
+            except HostError as error:
+                fields = {"stream_id": epoch.stream_id, "why": str(error)}
+                _log.warning("epoch made ahead is lost", extra=fields)
+                return False
+        return True
 
     def _commit_epoch(self, stream: Stream, result: Provisioned) -> None:
         fault_point(FaultPoint.EPOCH_TAKEN)
         now_ns = monotonic_ns()
-        if stream.epoch is not None:
-            stream.epoch.close()
-        stream.epoch = result.epoch
+        former, stream.epoch = stream.epoch, result.epoch
         stream.is_provisioning = stream.is_tainted = False
         stream.failure_log.reset()
         stream.loss_log.reset()
@@ -244,12 +280,6 @@ class LeaseService:
         self.stats.epoch_bumps[stream.reason.name] += 1
         self.stats.provisioned_bytes += result.plan.total_bytes
         self.stats.provision_times.observe_ns(now_ns - stream.wanted_ns)
-        for lease_id in stream.consumers:
-            lease = self.leases.get(lease_id)
-            if lease is not None:
-                lease.epoch = result.plan.epoch
-                self._registry.write_lease(lease.index, lease.record())
-                fault_point(FaultPoint.CONSUMER_MOVED)
         waiting, stream.waiting = stream.waiting, []
         for entry in waiting:
             self._grant(stream, entry)
@@ -264,6 +294,15 @@ class LeaseService:
         fault_point(FaultPoint.EPOCH_ANNOUNCED)
         for entry in waiting:
             self._answer(stream, entry)
+        # Last, for there may be hundreds: until then the former epoch counts as theirs, and stays.
+        for lease_id in stream.consumers:
+            lease = self.leases.get(lease_id)
+            if lease is not None:
+                lease.epoch = result.plan.epoch
+                self._registry.write_lease(lease.index, lease.record())
+                fault_point(FaultPoint.CONSUMER_MOVED)
+        if former is not None:
+            former.close()
         _log.info(
             "epoch in service",
             extra={
@@ -278,12 +317,10 @@ class LeaseService:
         self.stats.provision_failures += 1
         if isinstance(error, LockRefused):
             self.fatal = error
-        if (
-            isinstance(error, NoSpace)
-            and not stream.has_retried
-            and self._policies.epoch_gc_enabled
-        ):
-            deadline = monotonic_ns() + _GC_WAIT_NS
+        can_collect = isinstance(error, NoSpace) and self._policies.epoch_gc_enabled
+        # Space, inodes, descriptors or addresses: those made ahead may have them.
+        if (self.ahead.make_room() or can_collect) and not stream.has_retried:
+            deadline = monotonic_ns() + (_GC_WAIT_NS if can_collect else _ROOM_WAIT_NS)
             stream.space = SpaceWait(self._registry.request_gc(), deadline)
             return
         if (suppressed := stream.failure_log.take()) is not None:
@@ -523,6 +560,7 @@ class LeaseService:
         for lease in list(self.leases):
             self._release_records(lease)
         for stream in self.streams:
+            self.ahead.drop(stream.stream_id)
             if stream.epoch is not None:
                 stream.epoch.close()
                 stream.epoch = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from tensorpool.driver.epoch import Epoch
 from tensorpool.driver.leases import Lease
-from tensorpool.driver.provisioning import Epoch
 from tensorpool.logs import BackOff
 from tensorpool.registry import BumpReason, StreamRecord
 from tensorpool.settings import IdRange, Profile

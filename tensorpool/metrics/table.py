@@ -60,6 +60,7 @@ _MEDIA_DRIVER = (
 _DRIVER = (
     _gauge("driver_connected", "1 while the media driver is there"),
     _gauge("driver_streams", "streams served"),
+    _gauge("driver_prepared_bytes", "bytes of epochs made ahead of need"),
     _gauge("driver_leases", "leases that are not over", "role"),
     _counter("driver_attach_requests", "attach requests"),
     _counter("driver_attaches", "leases granted"),

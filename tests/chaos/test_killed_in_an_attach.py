@@ -58,7 +58,20 @@ PASSINGS = {
     FaultPoint.FILE_RESERVED: (RING, LAST_POOL),
     FaultPoint.FILE_STAMPED: (RING, FIRST_POOL, LAST_POOL),
 }
-KILLS = [(point, passing) for point in FaultPoint for passing in PASSINGS.get(point, (2,))]
+KILLS = [(point, passing, 0) for point in FaultPoint for passing in PASSINGS.get(point, (2,))]
+AHEAD_BYTES = 1 << 20
+AHEAD_KILLS = [
+    (point, PASSINGS.get(point, (2,))[0], AHEAD_BYTES)
+    for point in (
+        FaultPoint.STAGING_MADE,
+        FaultPoint.FILE_STAMPED,
+        FaultPoint.EPOCH_RENAMED,
+        FaultPoint.EPOCH_TAKEN,
+        FaultPoint.STREAM_RECORDED,
+        FaultPoint.CLIENT_ANSWERED,
+    )
+]
+"""The second epoch is the one made ahead."""
 
 
 @pytest.fixture
@@ -69,16 +82,19 @@ def once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert path.exists(), "the point was not passed"
 
 
-@pytest.mark.parametrize(("point", "passing"), KILLS)
+@pytest.mark.parametrize(("point", "passing", "ahead_bytes"), KILLS + AHEAD_KILLS)
 def test_the_attach_succeeds_all_the_same(
     tmp_shm: Path,
     once: Path,
     monkeypatch: pytest.MonkeyPatch,
     point: FaultPoint,
     passing: int,
+    ahead_bytes: int,
 ) -> None:
     monkeypatch.setenv(POINT_VARIABLE, f"{point.name}:{passing}")
-    with running_host(tmp_shm, TABLES) as host, WireClient(settings_of(str(host.config))) as wire:
+    policies = {**(TABLES["policies"] or {}), "prepare_ahead_max_bytes": ahead_bytes}
+    tables = {**TABLES, "policies": policies}
+    with running_host(tmp_shm, tables) as host, WireClient(settings_of(str(host.config))) as wire:
         victim = host.pid_of("driver")
         if point in SUPERSEDING:
             former = wire.attach(DYNAMIC_STREAM, Role.PRODUCER, CLIENT)
@@ -101,7 +117,8 @@ def test_the_attach_succeeds_all_the_same(
 
             wait_until(lambda: carries_a_frame(producer, consumer), DEADLINE_S, "a frame")
             record = stream_record(host)
-            assert producer.epoch == consumer.epoch == record.epoch == record.last_epoch
+            assert producer.epoch == consumer.epoch == record.epoch
+            assert (record.last_epoch > record.epoch) == bool(ahead_bytes)
             last = wire.announce(DYNAMIC_STREAM, above=record.epoch - 1)
             # By their time: the two drivers' announces come in two Aeron images.
             announces = sorted(
@@ -113,7 +130,7 @@ def test_the_attach_succeeds_all_the_same(
             assert epochs[-1] == record.epoch
 
             wait_until(
-                lambda: is_tidy(host, record.epoch),
+                lambda: is_tidy(host, record),
                 DEADLINE_S,
                 lambda: f"the GC to tidy up {entries(host)}\n{host.logged()}",
             )
@@ -150,7 +167,13 @@ def entries(host: RunningHost) -> list[str]:
     return os.listdir(paths.stream_dir(host.settings.shm.namespace_dir, DYNAMIC_STREAM))
 
 
-def is_tidy(host: RunningHost, current: int) -> bool:
-    """Whether nothing but whole epochs is left: as many as the policy says, the current one too."""
-    epochs = [paths.parse_decimal_name(name) for name in entries(host)]
-    return None not in epochs and len(epochs) == KEEP and current in epochs
+def is_tidy(host: RunningHost, stream: StreamRecord) -> bool:
+    """Whether nothing is left but the epochs that policy keeps, the current one, and one ahead."""
+    names = entries(host)
+    if stream.last_epoch > stream.epoch:
+        ahead = [name for name in names if name.startswith(paths.STAGING_PREFIX)]
+        if len(ahead) != 1 or str(stream.last_epoch) not in ahead[0]:
+            return False
+        names.remove(ahead[0])
+    epochs = [paths.parse_decimal_name(name) for name in names]
+    return None not in epochs and len(epochs) == KEEP and stream.epoch in epochs

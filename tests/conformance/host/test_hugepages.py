@@ -15,9 +15,9 @@ import pytest
 
 from tensorpool.config import load, to_settings
 from tensorpool.driver.attach import AttachRules, Rejection
+from tensorpool.driver.epoch import EpochPlan, provision
 from tensorpool.driver.leases import LeaseTable
 from tensorpool.driver.node_ids import NodeIds
-from tensorpool.driver.provisioning import EpochPlan, provision
 from tensorpool.driver.streams import StreamTable
 from tensorpool.namespace import prepare_namespace
 from tensorpool.settings import HostSettings, PoolLayout, Profile

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from tensorpool.config import load, to_settings
-from tensorpool.driver.provisioning import EpochPlan, NoSpace, Provisioner, provision
+from tensorpool.driver.epoch import EpochPlan, NoSpace, provision
+from tensorpool.driver.provisioning import Provisioner
 from tensorpool.errors import HostError
 from tensorpool.namespace import prepare_namespace
 from tensorpool.settings import PoolLayout, Profile, ShmSettings
@@ -185,7 +186,7 @@ def test_a_missing_parent_is_named(tmp_shm: Path) -> None:
 _MLOCK = """
 import resource, sys
 from tests.integration.driver.test_provisioning import plan, shm_settings
-from tensorpool.driver.provisioning import LockRefused, provision
+from tensorpool.driver.epoch import LockRefused, provision
 from tensorpool.namespace import prepare_namespace
 resource.setrlimit(resource.RLIMIT_MEMLOCK, (4096, 4096))
 shm = shm_settings(sys.argv[1])

@@ -17,7 +17,7 @@ import pytest
 
 import tensorpool
 from tensorpool.client.errors import StaleFrame
-from tensorpool.driver.provisioning import EpochPlan, provision
+from tensorpool.driver.epoch import EpochPlan, provision
 from tensorpool.settings import PoolLayout, Profile
 from tensorpool.shm.errors import RegionError
 from tests.fuzz.files import settings_in
@@ -31,7 +31,7 @@ DEADLINE_S = 20.0
 DRIVER = """
 import os, sys
 from pathlib import Path
-from tensorpool.driver.provisioning import EpochPlan, provision
+from tensorpool.driver.epoch import EpochPlan, provision
 from tests.fuzz.files import settings_in
 from tests.integration.security.test_cut_regions import PROFILE, STREAM
 

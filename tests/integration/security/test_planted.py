@@ -17,7 +17,7 @@ from tensorpool.aeron.cnc import read_owner
 from tensorpool.aeron_directory import require_own_directory
 from tensorpool.client.mapping import EpochRegions, MappedEpoch
 from tensorpool.clock import monotonic_ns
-from tensorpool.driver.provisioning import EpochPlan, provision
+from tensorpool.driver.epoch import EpochPlan, provision
 from tensorpool.driver.recovery import inherit
 from tensorpool.errors import HostError
 from tensorpool.gc.collector import run_pass

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tensorpool.client.mapping import EpochRegions, MappedEpoch
-from tensorpool.driver.provisioning import EpochPlan, provision
+from tensorpool.driver.epoch import EpochPlan, provision
 from tensorpool.errors import HostError
 from tensorpool.gc.collector import run_pass
 from tensorpool.gc.eligibility import Limits

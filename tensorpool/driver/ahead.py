@@ -1,0 +1,96 @@
+"""Epochs made before they are needed: whoever attaches as a producer then waits for no file.
+
+One a stream, and of small streams only (`policies.prepare_ahead_max_bytes`). It takes as much
+memory as the epoch in service, which is what the next one would take anyway; it is a favour, and
+where something is short there is none.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from tensorpool.clock import NS_PER_S, monotonic_ns
+from tensorpool.driver.epoch import EpochPlan
+from tensorpool.driver.provisioning import Provisioned, Provisioner
+from tensorpool.settings import HostSettings
+
+_log = logging.getLogger(__name__)
+_PAUSE_NS = 60 * NS_PER_S
+"""After one could not be made, or had to make room."""
+
+
+class EpochsAhead:
+    """At most one epoch a stream, being made or ready, above every other of the stream."""
+
+    def __init__(self, settings: HostSettings, provisioner: Provisioner) -> None:
+        policies = settings.policies
+        # Counted out by whoever set them aside: a refused lock ends the driver (Driver §17).
+        is_scarce = settings.shm.require_hugepages or policies.mlock_shm
+        self._max_bytes = 0 if is_scarce else policies.prepare_ahead_max_bytes
+        self._provisioner = provisioner
+        self._making: dict[int, EpochPlan] = {}
+        self._ready: dict[int, Provisioned] = {}
+        self._unwanted: set[EpochPlan] = set()
+        self._not_before_ns = 0
+
+    @property
+    def ready_bytes(self) -> int:
+        """Bytes of those that are ready; any thread may ask."""
+        return sum(result.plan.total_bytes for result in list(self._ready.values()))
+
+    def wants(self, plan: EpochPlan) -> bool:
+        """Whether an epoch like this should be made ahead now."""
+        return (
+            plan.total_bytes <= self._max_bytes
+            and plan.stream_id not in self._making
+            and plan.stream_id not in self._ready
+            and monotonic_ns() >= self._not_before_ns
+        )
+
+    def begin(self, plan: EpochPlan) -> None:
+        """Have it made."""
+        self._making[plan.stream_id] = plan
+        self._provisioner.prepare(plan)
+
+    def keep(self, result: Provisioned) -> bool:
+        """Take a result that nobody waits for; whether it was one."""
+        stream_id = result.plan.stream_id
+        if result.plan in self._unwanted:
+            self._unwanted.remove(result.plan)
+            if result.epoch is not None:
+                self._provisioner.discard(result.epoch)
+            return True
+        if self._making.get(stream_id) is not result.plan:
+            return False
+        del self._making[stream_id]
+        if result.epoch is not None:
+            self._ready[stream_id] = result
+        else:
+            self._not_before_ns = monotonic_ns() + _PAUSE_NS
+            fields = {"stream_id": stream_id, "why": str(result.error)}
+            _log.info("no epoch made ahead", extra=fields)
+        return True
+
+    def serve(self, stream_id: int) -> bool:
+        """Let the stream's be the result that its provisioning waits for; whether there is one."""
+        if self._making.pop(stream_id, None) is not None:
+            return True
+        result = self._ready.pop(stream_id, None)
+        if result is not None:
+            self._provisioner.hand_over(result)
+        return result is not None
+
+    def drop(self, stream_id: int) -> None:
+        """The stream is served no longer."""
+        if (plan := self._making.pop(stream_id, None)) is not None:
+            self._unwanted.add(plan)
+        if (result := self._ready.pop(stream_id, None)) is not None and result.epoch is not None:
+            self._provisioner.discard(result.epoch)
+
+    def make_room(self) -> bool:
+        """Remove those that are ready: an epoch that is needed was not made; whether any was."""
+        self._not_before_ns = monotonic_ns() + _PAUSE_NS
+        stream_ids = list(self._ready)
+        for stream_id in stream_ids:
+            self.drop(stream_id)
+        return bool(stream_ids)
