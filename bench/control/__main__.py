@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +54,33 @@ def measure(counts: list[int], amounts: level.Amounts, rounds: int) -> dict[str,
     """
     sizes = epochs.pool_sizes()
     results: dict[str, Any] = origin() | {"load": [os.getloadavg()[0]], **amounts}
-    with bench_host(configure=lambda root: host_config(root, max(counts), sizes)) as host:
-        settings = to_settings(load(host.config, {}).config)
-        pids = host_processes(host.pid, settings)
-        with Session(settings) as session:
-            results["epochs"] = [
+    for name, ahead_bytes in (("epochs", 0), ("epochs_ahead", 2 * max(sizes))):
+        with _session(1, sizes, ahead_bytes) as (session, pids):
+            results[name] = [
                 epochs.measure(session, number, sizes[number], pids["driver"], rounds)
                 for number in progress.rounds(len(sizes), "pool sizes")
             ]
-            results["levels"] = []
-            for number in progress.rounds(len(counts), "numbers of leases"):
-                found = level.measure(session, counts[number], pids, amounts)
-                results["levels"].append(found)
-                print(_line(found), flush=True)
+    with _session(max(counts), [], 1 << 20) as (session, pids):
+        results["levels"] = []
+        for number in progress.rounds(len(counts), "numbers of leases"):
+            found = level.measure(session, counts[number], pids, amounts)
+            results["levels"].append(found)
+            print(_line(found), flush=True)
     results["load"].append(os.getloadavg()[0])
     return results
+
+
+@contextmanager
+def _session(
+    most_leases: int, sizes: list[int], ahead_bytes: int
+) -> Iterator[tuple[Session, dict[str, int]]]:
+    """A session with a host of its own, and the process ids of that."""
+    with bench_host(
+        configure=lambda root: host_config(root, most_leases, sizes, ahead_bytes)
+    ) as host:
+        settings = to_settings(load(host.config, {}).config)
+        with Session(settings) as session:
+            yield session, host_processes(host.pid, settings)
 
 
 def _line(found: level.Level) -> str:

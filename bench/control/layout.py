@@ -21,6 +21,7 @@ announce_stream_id = 1001
 [shm]
 base_dir = "{root}/shm"
 [policies]
+prepare_ahead_max_bytes = {ahead_bytes}
 lease_keepalive_interval_ms = {keepalive_ms}
 lease_expiry_grace_intervals = {grace}
 max_leases = {max_leases}
@@ -38,11 +39,17 @@ profile = "small"
 _SLOTS = 16
 
 
-def host_config(root: str, most_leases: int, pool_bytes: list[int]) -> str:
-    """The configuration of a host below `root`; each pool size has a stream of its own."""
+def host_config(
+    root: str, most_leases: int, pool_bytes: list[int], ahead_bytes: int = 1 << 20
+) -> str:
+    """The configuration of a host below `root`; each pool size has a stream of its own.
+
+    Epochs of up to `ahead_bytes` are made ahead of need.
+    """
     parts = [
         _CONFIG.format(
             root=root,
+            ahead_bytes=ahead_bytes,
             keepalive_ms=int(KEEPALIVE_S * 1e3),
             grace=GRACE_INTERVALS,
             max_leases=most_leases + _SPARE_LEASES,

@@ -126,7 +126,7 @@ def _fresh(arguments: argparse.Namespace) -> dict[str, Any]:
     from bench.machine import origin  # noqa: PLC0415
 
     versions = {}
-    for package in ("iceoryx2", "eclipse-zenoh", "pyzmq", "cyclonedds", "numpy", "pyaeron"):
+    for package in ("iceoryx2", "eclipse-zenoh", "pyzmq", "cyclonedds", "ray", "numpy", "pyaeron"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -406,4 +406,7 @@ BUSES = {
         package="cyclonedds",
         largest=1 << 20,
     ),
+    "Ray object store": Bus(
+        "bench.peers.ray_store:RaySender", "bench.peers.ray_store:RayReceiver", package="ray"
+    ),
 }

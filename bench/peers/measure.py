@@ -17,6 +17,7 @@ import psutil
 
 from bench.peers import worker
 from bench.peers.buses import BUSES
+from bench.peers.ray_store import cluster
 from bench.peers.transport import Run
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -199,6 +200,9 @@ def _shared(name: str, run: Run) -> Iterator[dict[str, Any]]:
     sender = BUSES[name].sender
     if "Queue" in sender:
         yield {"queues": [_SPAWN.Queue(4) for _ in range(run.consumers)]}
+    elif sender.startswith("bench.peers.ray_store"):
+        with cluster() as shared:
+            yield shared
     elif sender.startswith("bench.peers.ring"):
         size = 64 + run.ring * run.nbytes
         memory = shared_memory.SharedMemory(name=run.tag, create=True, size=size)

@@ -52,7 +52,7 @@ _PRUNE_EVERY = 256
 """Publications and subscriptions made. Once a client a look at every object there is finds the list
 of them: not for who makes a few."""
 _PROMPT_SLEEP_MS = 2
-PATIENT_SLEEP_MS = 8
+PATIENT_SLEEP_MS = 16
 """Pause of the client's conductor: how soon it sees what the media driver answers. A process
 that adds its few publications at its start can be patient: each wake-up costs."""
 

@@ -97,7 +97,7 @@ class DriverAgent:
         self._disconnect()
 
     def do_work(self) -> int:
-        """One duty cycle.
+        """One duty cycle; how much was done that somebody waits for.
 
         Raises:
             HostError: a fault that the launcher must judge.
@@ -193,7 +193,7 @@ class DriverAgent:
         stall_ns = now_ns - self._last_cycle_ns
         service = self.service
         work = service.outbox.flush() + service.take_provisioned()
-        work += self._take_requests(now_ns)
+        work += self._take_awaited_requests(now_ns)
         if stall_ns > _STALL_NS:
             self._make_up_for(stall_ns)
         gone = self._sessions.take_gone(now_ns)
@@ -211,6 +211,13 @@ class DriverAgent:
             self._finish_shutdown()
         self._last_cycle_ns = now_ns
         return work
+
+    def _take_awaited_requests(self, now_ns: int) -> int:
+        """As `_take_requests`, keepalives not counted unless more of them may be waiting."""
+        stats = self.service.stats
+        keepalives = stats.keepalives
+        count = self._take_requests(now_ns)
+        return count - (stats.keepalives - keepalives) if count < _POLL_LIMIT else count
 
     def _take_requests(self, now_ns: int) -> int:
         """A bounded share of what waits: in bites, so that nobody's flood delays the others."""

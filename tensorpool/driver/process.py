@@ -96,8 +96,10 @@ def _duty_cycle(
     tracker: DutyCycleTracker,
 ) -> None:
     has_reported = False
+    stats = agent.service.stats
     while not agent.is_done:
         tracker.start()
+        keepalives = stats.keepalives
         work = agent.do_work()
         tracker.stop()
         if agent.is_connected and not has_reported:
@@ -112,6 +114,7 @@ def _duty_cycle(
         if provisioner.in_flight:
             provisioner.wait(_PROVISIONING_PAUSE_S)
         else:
-            idle.idle(work)
+            # Nobody waits for a keepalive: with thousands of leases one wake-up serves many.
+            idle.idle(work, had_other_work=stats.keepalives != keepalives)
     if not link.stop_requested and agent.shutdown_reason is not None:
         link.stop_host(f"ShmDriverShutdownRequest, reason {agent.shutdown_reason.name}")

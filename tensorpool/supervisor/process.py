@@ -16,8 +16,8 @@ from tensorpool.supervisor.exposition import samples
 
 ROLE = "supervisor"
 _BUSY_PARK_NS = 4 * NS_PER_MS
-_QUIET_PARK_NS = 16 * NS_PER_MS
-"""Nobody waits for a config as for an attach: idle, it costs a quarter of what the driver does."""
+_QUIET_PARK_NS = 40 * NS_PER_MS
+"""Nobody waits for a config as for an attach: idle, it costs a fifth of what the driver does."""
 _log = logging.getLogger(__name__)
 
 

@@ -40,15 +40,24 @@ def test_figures_are_ranks_not_interpolations() -> None:
         figures_ms([])
 
 
+def epoch(mib: int, attach_ms: float) -> dict[str, Any]:
+    return {
+        "pool_bytes": mib << 20,
+        "attach": figures_ms([attach_ms / 1e3]),
+        "replaced": figures_ms([0.002]),
+        "cpu_ms": 1.5,
+    }
+
+
 @pytest.mark.parametrize(
-    ("attach_ms", "cpu", "verdicts"),
+    ("attach_ms", "cpu", "growth", "verdicts"),
     [
-        (1.99, 0.249, ["met", "met", "met"]),
-        (2.0, 0.25, ["**missed**", "**missed**", "**missed**"]),
+        (1.99, 0.249, 1.2, ["met"] * 4),
+        (2.0, 0.25, 1.21, ["**missed**"] * 4),
     ],
 )
 def test_the_control_plane_is_judged_by_its_targets(
-    attach_ms: float, cpu: float, verdicts: list[str]
+    attach_ms: float, cpu: float, growth: float, verdicts: list[str]
 ) -> None:
     results = ORIGIN | {
         "load": [0.1, 0.9],
@@ -56,20 +65,14 @@ def test_the_control_plane_is_judged_by_its_targets(
             level(1000, attach_ms=attach_ms, cpu=0.1),
             level(10_000, attach_ms=9, cpu=cpu),
         ],
-        "epochs": [
-            {
-                "pool_bytes": 1 << 20,
-                "attach": figures_ms([0.001]),
-                "replaced": figures_ms([0.002]),
-                "cpu_ms": 1.5,
-            }
-        ],
+        "epochs": [epoch(1, 1.0), epoch(256, 100.0)],
+        "epochs_ahead": [epoch(1, 0.5), epoch(256, 0.5 * growth)],
     }
     text = control.section(results)
     judged = [line for line in text.splitlines() if "met |" in line or "missed" in line]
     assert [line.split(" | ")[-1].rstrip(" |") for line in judged] == verdicts
     assert "| 10,000 | 9.00 / 9.00 |" in text
-    assert "| 1 MiB | 1.00 / 1.00 | 2.00 / 2.00 | 1.50 |" in text
+    assert "| 1 MiB | 0.50 / 0.50 | 1.00 / 1.00 | 2.00 / 2.00 | 1.50 |" in text
     assert "2 cores" in text
 
 
