@@ -12,14 +12,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def target(what: str, wanted: str, measured: str, *, is_met: bool) -> list[str]:
+def target(what: str, wanted: str, measured: str, *, is_met: bool, why: str) -> list[str]:
     """A row of a table of targets: figure, target, measured, verdict."""
-    return [what, wanted, measured, verdict(is_met=is_met)]
+    return [what, wanted, measured, verdict(is_met=is_met, why=why)]
 
 
-def verdict(*, is_met: bool) -> str:
-    """How a target's row ends."""
-    return "met" if is_met else "**missed**"
+def verdict(*, is_met: bool, why: str) -> str:
+    """How a target's row ends; `why`: the heading of bench/notes.md about a miss."""
+    anchor = why.lower().replace(" ", "-")
+    return "met" if is_met else f"**missed**: [{why.lower()}](#{anchor})"
 
 
 def conditions(results: dict[str, Any]) -> str:

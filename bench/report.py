@@ -13,11 +13,14 @@ from bench.idle import report as idle
 from bench.machine import RESULTS
 from bench.markdown import machine_of, verdict
 from bench.ratios import (
+    CLAIM_TARGET,
     FLOOR,
+    MIB,
     NO_COPY,
     OURS,
     TARGETS,
     Ratio,
+    Target,
     claim_ratio,
     ratio_of,
     runs_of,
@@ -158,26 +161,22 @@ def _targets(results: dict[str, Any]) -> str:
                 results, nbytes, target.value, at_least=target.at_least, against=target.against
             )
             if ratio is not None:
-                lines.append(
-                    _row(
-                        target.what,
-                        size_name(nbytes),
-                        target.limit,
-                        ratio,
-                        at_least=target.at_least,
-                    )
-                )
+                lines.append(_row(target, nbytes, ratio))
     claim = claim_ratio(results)
     if claim is not None:
-        lines.append(_row("`claim` + publish, producer's CPU", "8 MiB", 1.1, claim, at_least=False))
+        lines.append(_row(CLAIM_TARGET, 8 * MIB, claim))
     return "\n".join(lines)
 
 
-def _row(what: str, size: str, limit: float, ratio: Ratio, *, at_least: bool) -> str:
+def _row(target: Target, nbytes: int, ratio: Ratio) -> str:
+    limit, at_least = target.limit, target.at_least
     is_met = ratio.median >= limit if at_least else ratio.median <= limit
     sign = "≥" if at_least else "≤"
-    end = verdict(is_met=is_met)
-    return f"| {what} | {size} | {sign} {limit} | {ratio} | {ratio.against} | {end} |"
+    end = verdict(is_met=is_met, why=target.why)
+    return (
+        f"| {target.what} | {size_name(nbytes)} | {sign} {limit} | {ratio} | {ratio.against} | "
+        f"{end} |"
+    )
 
 
 def _table(results: dict[str, Any], consumers: int, cell: Any, unit: str) -> str:

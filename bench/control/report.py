@@ -45,6 +45,7 @@ def _targets(results: dict[str, Any]) -> list[list[str]]:
                 "< 25 % of a core",
                 f"{cpu:.1%}",
                 is_met=cpu < MOST_DRIVER_CPU,
+                why="Thousands of leases",
             )
         )
     if _CROWD in by_leases:
@@ -55,6 +56,7 @@ def _targets(results: dict[str, Any]) -> list[list[str]]:
                     "< 2 ms",
                     f"{figures['p99']:.2f} ms",
                     is_met=figures["p99"] < MOST_ATTACH_MS,
+                    why="Attaching",
                 )
             )
     attach_ms = [epoch["attach"]["p50"] for epoch in results["epochs_ahead"]]
@@ -65,6 +67,7 @@ def _targets(results: dict[str, Any]) -> list[list[str]]:
             f"no growth (at most {MOST_GROWTH:g} times)",
             f"{growth:.2f} times",
             is_met=growth <= MOST_GROWTH,
+            why="Attaching",
         )
     )
     return rows

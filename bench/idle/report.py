@@ -27,18 +27,22 @@ def section(results: dict[str, Any]) -> str:
         statistics.median(results[key]) for key in ("cpu", "rss", "pss", "ready_s")
     )
     targets = [
-        target("idle tree, CPU", "< 3 % of a core", f"{cpu:.1%}", is_met=cpu < MOST_CPU),
+        target(
+            "idle tree, CPU", "< 3 % of a core", f"{cpu:.1%}", is_met=cpu < MOST_CPU, why="At rest"
+        ),
         target(
             "idle tree, resident",
             "< 200 MiB",
             f"{rss:.0f} MiB (own share {pss:.0f} MiB)",
             is_met=rss < MOST_RSS_MIB,
+            why="At rest",
         ),
         target(
             "ready after `tensorpool up`",
             "< 1 s",
             f"{ready_s:.2f} s ({min(results['ready_s']):.2f} to {max(results['ready_s']):.2f})",
             is_met=ready_s < MOST_READY_S,
+            why="At rest",
         ),
     ]
     rows = [
