@@ -45,8 +45,9 @@ class DutyCycleIdle:
     """Short parks while there is work now and then, long ones once all is quiet.
 
     Work within the last 50 ms foretells more of it: whoever sends a request then waits
-    `prompt_park_ns` at most, and the first one after a silence `quiet_park_ns`. Right after work
-    that somebody waited for parks are shorter still. With `busy_spin` it never parks at all.
+    `prompt_park_ns` at most, and the first one after a silence `quiet_park_ns`, or
+    `deserted_park_ns` where nobody is there to wait. Right after work that somebody waited for
+    parks are shorter still. With `busy_spin` it never parks at all.
     """
 
     def __init__(
@@ -54,21 +55,31 @@ class DutyCycleIdle:
         strategy: Literal["backoff", "busy_spin"],
         prompt_park_ns: int,
         quiet_park_ns: int,
+        deserted_park_ns: int = 0,
     ) -> None:
         is_spinning = strategy == "busy_spin"
         self._prompt = BusySpinIdle() if is_spinning else BackoffIdle(prompt_park_ns)
         self._quiet = self._prompt if is_spinning else BackoffIdle(quiet_park_ns)
+        self._deserted = (
+            BackoffIdle(deserted_park_ns) if deserted_park_ns and not is_spinning else self._quiet
+        )
         self._last_work_ns = 0
 
-    def idle(self, work_count: int, *, had_other_work: bool = False) -> None:
+    def idle(
+        self, work_count: int, *, had_other_work: bool = False, is_deserted: bool = False
+    ) -> None:
         """Wait a little if `work_count` is 0.
 
         Args:
             work_count: what was done that somebody waits for.
             had_other_work: whether something was done that nobody waits for.
+            is_deserted: whether there is nobody who might ask for something.
         """
         now_ns = monotonic_ns()
         if work_count or had_other_work:
             self._last_work_ns = now_ns
         is_quiet = now_ns - self._last_work_ns > _QUIET_AFTER_NS
-        (self._quiet if is_quiet else self._prompt).idle(work_count)
+        if not is_quiet:
+            self._prompt.idle(work_count)
+        else:
+            (self._deserted if is_deserted else self._quiet).idle(work_count)

@@ -25,6 +25,9 @@ from tensorpool.wire.driver import ShutdownReason
 ROLE = "driver"
 _BUSY_PARK_NS = NS_PER_MS
 _QUIET_PARK_NS = 8 * NS_PER_MS
+_DESERTED_PARK_NS = 25 * NS_PER_MS
+"""While nobody has a lease: who comes first waits that long once, and each look of a host at rest
+costs far more than it does of a busy one."""
 _PROVISIONING_PAUSE_S = 0.2e-3
 """While regions are being made somebody waits for them. Between any two calls of the kernel their
 workers need the interpreter, which a cycle takes for 50 us: cycles with no pause in between would
@@ -71,7 +74,9 @@ def _run(settings: HostSettings, link: LauncherLink) -> None:
         link.serve_metrics(
             settings.metrics, ROLE, lambda: (*samples(agent, shm.base_dir), *tracker.samples())
         )
-        idle = DutyCycleIdle(settings.launcher.idle_strategy, _BUSY_PARK_NS, _QUIET_PARK_NS)
+        idle = DutyCycleIdle(
+            settings.launcher.idle_strategy, _BUSY_PARK_NS, _QUIET_PARK_NS, _DESERTED_PARK_NS
+        )
         _duty_cycle(agent, provisioner, link, idle, tracker)
     finally:
         agent.on_close()
@@ -115,6 +120,10 @@ def _duty_cycle(
             provisioner.wait(_PROVISIONING_PAUSE_S)
         else:
             # Nobody waits for a keepalive: with thousands of leases one wake-up serves many.
-            idle.idle(work, had_other_work=stats.keepalives != keepalives)
+            idle.idle(
+                work,
+                had_other_work=stats.keepalives != keepalives,
+                is_deserted=not len(agent.service.leases),
+            )
     if not link.stop_requested and agent.shutdown_reason is not None:
         link.stop_host(f"ShmDriverShutdownRequest, reason {agent.shutdown_reason.name}")
