@@ -136,8 +136,8 @@ compares. Each transport is used as its documentation recommends, from its publi
 "iceoryx2 raw" goes past its documented memory views by raw pointers. "bare copy" is numpy's copy
 into a mapped ring and a flag, with no bus around it.
 
-- Latency: paced at 1 kHz (8 MiB: 100 Hz), one consumer that polls without a pause; from just
-  before the call that sends to after both ends were read.
+- Latency: paced at 1 kHz (8 MiB: 100 Hz; Ray: 50 Hz, which it can keep up with), one consumer that
+  polls without a pause; from just before the call that sends to after both ends were read.
 - CPU: the same pace, a consumer that waits as the transport has it wait; user and system time of
   each process, all threads.
 - Rate: as fast as the producer can, a fresh copy for each frame, a polling consumer; frames that

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -347,6 +348,7 @@ class Bus:
         largest: frames beyond it are not measured: minutes a frame say nothing.
         ring: slots, None: the best for the size.
         can_block: whether a consumer can wait without polling.
+        most_hz: what it can keep up with; beyond it, latency would be that of a queue.
     """
 
     sender: str
@@ -358,6 +360,7 @@ class Bus:
     largest: int = 8 << 20
     ring: int | None = None
     can_block: bool = True
+    most_hz: float = math.inf
 
 
 _OURS = "bench.peers.buses:TensorPoolReceiver"
@@ -407,6 +410,9 @@ BUSES = {
         largest=1 << 20,
     ),
     "Ray object store": Bus(
-        "bench.peers.ray_store:RaySender", "bench.peers.ray_store:RayReceiver", package="ray"
+        "bench.peers.ray_store:RaySender",
+        "bench.peers.ray_store:RayReceiver",
+        package="ray",
+        most_hz=50.0,
     ),
 }

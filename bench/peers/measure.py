@@ -77,7 +77,7 @@ def measure(
     ring = bus.ring or best_ring(nbytes)
     tag = f"tpbench{os.getpid()}x{next(_numbers)}"
     run = Run(nbytes, consumers, ring, tag, host[0], stream_id(nbytes, ring))
-    rate = rate_hz(nbytes)
+    rate = min(rate_hz(nbytes), bus.most_hz)
     is_crowd = consumers > 1
     result: dict[str, Any] = {}
     with _shared(name, run) as shared, _sides(name, run, shared) as (receivers, sender):
