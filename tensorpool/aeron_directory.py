@@ -1,4 +1,7 @@
-"""Whose is the Aeron directory? Whoever owns it reads and writes every message in it."""
+"""The Aeron directory: whose it is, and what it takes.
+
+Whoever owns it reads and writes every message in it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ import os
 import stat
 
 from tensorpool.errors import HostError
+
+MEDIA_DRIVER_FILES_BYTES = 48 << 20
+"""Aeron's CnC file, mostly counters, and its loss report: 47 MiB are measured."""
 
 
 def require_own_directory(aeron_dir: str) -> None:

@@ -236,3 +236,16 @@ class HostSettings:
             if profile.name == name:
                 return profile
         raise KeyError(name)
+
+    def is_made_ahead(self, epoch_bytes: int) -> bool:
+        """Whether a stream with epochs of this size has its next one made ahead of need.
+
+        Huge and locked pages are counted out by whoever set them aside, and a refused lock ends
+        the driver (Driver §17): there is none of them.
+        """
+        is_scarce = self.shm.require_hugepages or self.policies.mlock_shm
+        return not is_scarce and epoch_bytes <= self.policies.prepare_ahead_max_bytes
+
+    def epochs_at_once(self, epoch_bytes: int) -> int:
+        """How many epochs of this size a stream has: those kept, one in the making, one ahead."""
+        return self.policies.epoch_gc_keep + 1 + self.is_made_ahead(epoch_bytes)

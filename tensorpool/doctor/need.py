@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from tensorpool.aeron_directory import MEDIA_DRIVER_FILES_BYTES
 from tensorpool.driver.epoch import EpochPlan
 from tensorpool.registry import registry_bytes
 from tensorpool.settings import HostSettings, Profile
@@ -12,8 +13,6 @@ from tensorpool.shm.region import region_bytes
 
 _TERMS = 3
 _LOG_METADATA_BYTES = 4096
-_CNC_BYTES = 10 << 20
-"""Counters, command buffers and error log of a media driver with default lengths."""
 _DEFAULT_TERM_BYTES = {"aeron:ipc": 64 << 20, "aeron:udp": 16 << 20}
 _TERM_LENGTH = re.compile(r"[?|]term-length=(\d+)([kKmMgG]?)")
 _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30}
@@ -29,9 +28,9 @@ class Need:
     """What a host takes at most, its static streams all in use.
 
     Attributes:
-        region_bytes: regions of `epoch_gc_keep` epochs of each static stream, and of the one
-            that is made before the oldest may go; the registry.
-        aeron_bytes: CnC file and term buffers of the host's own publications and of one
+        region_bytes: regions of `epoch_gc_keep` epochs of each static stream, of the one that is
+            made before the oldest may go, and of one ahead of need; the registry.
+        aeron_bytes: Aeron's own files and term buffers of the host's own publications and of one
             producer and one consumer a static stream.
         process_bytes: private memory of the processes.
         fds: descriptors of the driver, which keeps one for each mapped region.
@@ -52,13 +51,13 @@ def need_of(settings: HostSettings) -> Need:
     """What a host with these settings takes at most; dynamic streams come on top."""
     policies = settings.policies
     profiles = [settings.profile(stream.profile) for stream in settings.streams]
-    one_epoch = sum(map(epoch_bytes, profiles))
+    epochs = map(epoch_bytes, profiles)
     regions = sum(1 + len(profile.pools) for profile in profiles)
     processes = 5 if settings.supervisor is not None else 4
     return Need(
-        region_bytes=(policies.epoch_gc_keep + 1) * one_epoch
+        region_bytes=sum(nbytes * settings.epochs_at_once(nbytes) for nbytes in epochs)
         + registry_bytes(policies.max_streams, policies.max_leases),
-        aeron_bytes=_CNC_BYTES + sum(map(log_bytes, _channels(settings))),
+        aeron_bytes=MEDIA_DRIVER_FILES_BYTES + sum(map(log_bytes, _channels(settings))),
         process_bytes=processes * _PROCESS_BYTES,
         # While an epoch replaces another, both are mapped; one made ahead has its directory open.
         fds=_PROCESS_FDS + 2 * regions + len(profiles),

@@ -1,8 +1,7 @@
 """Epochs made before they are needed: whoever attaches as a producer then waits for no file.
 
 One a stream, and of small streams only (`policies.prepare_ahead_max_bytes`). It takes as much
-memory as the epoch in service, which is what the next one would take anyway; it is a favour, and
-where something is short there is none.
+memory as the epoch in service; it is a favour, and where something is short there is none.
 """
 
 from __future__ import annotations
@@ -23,10 +22,7 @@ class EpochsAhead:
     """At most one epoch a stream, being made or ready, above every other of the stream."""
 
     def __init__(self, settings: HostSettings, provisioner: Provisioner) -> None:
-        policies = settings.policies
-        # Counted out by whoever set them aside: a refused lock ends the driver (Driver §17).
-        is_scarce = settings.shm.require_hugepages or policies.mlock_shm
-        self._max_bytes = 0 if is_scarce else policies.prepare_ahead_max_bytes
+        self._settings = settings
         self._provisioner = provisioner
         self._making: dict[int, EpochPlan] = {}
         self._ready: dict[int, Provisioned] = {}
@@ -41,7 +37,7 @@ class EpochsAhead:
     def wants(self, plan: EpochPlan) -> bool:
         """Whether an epoch like this should be made ahead now."""
         return (
-            plan.total_bytes <= self._max_bytes
+            self._settings.is_made_ahead(plan.total_bytes)
             and plan.stream_id not in self._making
             and plan.stream_id not in self._ready
             and monotonic_ns() >= self._not_before_ns

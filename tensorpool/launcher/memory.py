@@ -11,14 +11,13 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tensorpool.aeron_directory import MEDIA_DRIVER_FILES_BYTES
 from tensorpool.cgroup import MemoryLimit, memory_limits
 from tensorpool.errors import ConfigError
 from tensorpool.settings import HostSettings, PerConsumerStreams, Profile
 
 _PROCESS_BYTES = 32 << 20
 """Private memory of one of our processes, with room: 8 to 25 MiB are measured."""
-_MEDIA_DRIVER_FILES_BYTES = 48 << 20
-"""Aeron's CnC file, mostly counters, and its loss report: 47 MiB are measured."""
 _OTHER_PROCESSES = 2
 """The launcher itself and multiprocessing's resource tracker."""
 _REMEDY = (
@@ -38,7 +37,8 @@ class MemoryNeed:
         client_buffers: those of clients, as many as `policies.max_leases` and the ranges allow.
             With sparse files they are charged to the clients that write them: 0.
         first_epochs: one epoch of every static stream.
-        kept_epochs: of every static stream the epochs that the GC keeps, and one in the making.
+        kept_epochs: of every static stream the epochs that the GC keeps, one in the making, and
+            one ahead of need.
         dynamic_epochs: the same for as many dynamic streams as there can be.
         hugepages: all of these epochs, if they are on huge pages. Those are a resource with a
             limit of its own; the three fields above are 0 then.
@@ -81,18 +81,20 @@ def memory_need(settings: HostSettings) -> MemoryNeed:
         strides = [pool.stride_bytes for pool in profile.pools]
         return region_files_bytes(profile.header_nslots, strides, shm.page_size_bytes)
 
-    first = sum(epoch(settings.profile(stream.profile)) for stream in settings.streams)
-    at_once = policies.epoch_gc_keep + 1
+    def all_epochs(profile: Profile) -> int:
+        return epoch(profile) * settings.epochs_at_once(epoch(profile))
+
+    profiles = [settings.profile(stream.profile) for stream in settings.streams]
+    first, kept = sum(map(epoch, profiles)), sum(map(all_epochs, profiles))
     dynamic = _dynamic_streams(settings)
-    kept = at_once * first
     dynamic_bytes = (
-        at_once * dynamic * epoch(settings.profile(policies.default_profile)) if dynamic else 0
+        dynamic * all_epochs(settings.profile(policies.default_profile)) if dynamic else 0
     )
     hugepages = kept + dynamic_bytes if shm.require_hugepages else 0
     own, clients = _term_buffers(settings, len(settings.streams) + dynamic)
     return MemoryNeed(
         processes=(len(roles(settings)) + _OTHER_PROCESSES) * _PROCESS_BYTES
-        + _MEDIA_DRIVER_FILES_BYTES
+        + MEDIA_DRIVER_FILES_BYTES
         + registry_bytes(policies.max_streams, policies.max_leases),
         own_buffers=own,
         client_buffers=clients,

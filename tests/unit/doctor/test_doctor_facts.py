@@ -1,5 +1,6 @@
 """What a configuration takes, and what the system's own files say."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,9 @@ def test_regions_of_the_kept_epochs_and_one_more() -> None:
     assert one == 64 + 8 * 256 + 64 + 8 * 4096
     assert need_of(settings(3)).region_bytes - need_of(settings(2)).region_bytes == 2 * one
     assert need_of(settings(1)).region_bytes > 2 * 2 * one
+    policies = replace(settings().policies, prepare_ahead_max_bytes=0)
+    without_ahead = need_of(replace(settings(), policies=policies))
+    assert need_of(settings()).region_bytes - without_ahead.region_bytes == 2 * one
     assert locked_bytes(settings()) == 2 * 2 * one
 
 

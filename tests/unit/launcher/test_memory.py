@@ -47,6 +47,20 @@ def test_epochs_count_in_pages_and_one_is_in_the_making() -> None:
     assert need.dynamic_epochs == 0
 
 
+@pytest.mark.parametrize(
+    ("table", "at_once"),
+    [
+        ({"policies": {"prepare_ahead_max_bytes": 17 * MIB}}, 4),
+        ({"policies": {"prepare_ahead_max_bytes": 16 * MIB}}, 3),
+        ({"policies": {"prepare_ahead_max_bytes": 17 * MIB, "mlock_shm": True}}, 3),
+    ],
+)
+def test_one_epoch_more_is_there_where_it_is_made_ahead(
+    table: dict[str, dict[str, object]], at_once: int
+) -> None:
+    assert memory_need(settings(**table)).kept_epochs == at_once * EPOCH
+
+
 def test_dynamic_streams_count_as_far_as_they_can_be() -> None:
     policies = {"allow_dynamic_streams": True, "max_streams": 6}
     wide = settings(policies=policies, driver={"stream_id_range": "20000-29999"})
