@@ -12,7 +12,7 @@ from typing import Any
 
 from bench import progress
 from bench.control import epochs, level
-from bench.control.layout import host_config
+from bench.control.layout import DEFAULT_AHEAD_BYTES, host_config
 from bench.control.session import Session
 from bench.host import bench_host
 from bench.machine import RESULTS, origin, save
@@ -60,7 +60,7 @@ def measure(counts: list[int], amounts: level.Amounts, rounds: int) -> dict[str,
                 epochs.measure(session, number, sizes[number], pids["driver"], rounds)
                 for number in progress.rounds(len(sizes), "pool sizes")
             ]
-    with _session(max(counts), [], 1 << 20) as (session, pids):
+    with _session(max(counts), [], DEFAULT_AHEAD_BYTES) as (session, pids):
         results["levels"] = []
         for number in progress.rounds(len(counts), "numbers of leases"):
             found = level.measure(session, counts[number], pids, amounts)

@@ -37,11 +37,10 @@ profile = "small"
 [supervisor]
 """
 _SLOTS = 16
+DEFAULT_AHEAD_BYTES = 1 << 20
 
 
-def host_config(
-    root: str, most_leases: int, pool_bytes: list[int], ahead_bytes: int = 1 << 20
-) -> str:
+def host_config(root: str, most_leases: int, pool_bytes: list[int], ahead_bytes: int) -> str:
     """The configuration of a host below `root`; each pool size has a stream of its own.
 
     Epochs of up to `ahead_bytes` are made ahead of need.

@@ -84,7 +84,7 @@ class EpochsAhead:
             self._provisioner.discard(result.epoch)
 
     def make_room(self) -> bool:
-        """Remove those that are ready: an epoch that is needed was not made; whether any was."""
+        """Remove those that are ready: one that is needed falls short; whether there were any."""
         self._not_before_ns = monotonic_ns() + _PAUSE_NS
         stream_ids = list(self._ready)
         for stream_id in stream_ids:

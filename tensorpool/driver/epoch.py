@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from tensorpool.cgroup import memory_limits
 from tensorpool.clock import monotonic_ns
@@ -51,6 +52,13 @@ class NoSpace(HostError):
 
 class LockRefused(HostError):
     """`mlock_shm` is on and the kernel refuses: fatal (Driver §17)."""
+
+
+def is_shortage(error: HostError) -> bool:
+    """Whether an epoch was not made for want of something that other epochs have."""
+    cause = error.__cause__
+    is_descriptors = isinstance(cause, OSError) and cause.errno in {errno.EMFILE, errno.ENFILE}
+    return isinstance(error, NoSpace) or is_descriptors
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,18 @@ def _courier() -> int:
     return os.memfd_create("tensorpool-activity", os.MFD_CLOEXEC)
 
 
+class Staged(NamedTuple):
+    """Where an epoch's directory stands before it has its name: nobody looks at it.
+
+    Attributes:
+        name: of the directory; it names its maker, so that the GC knows whose it is.
+        stream_fd: the stream's directory, open since it was found to be ours.
+    """
+
+    name: str
+    stream_fd: int
+
+
 @dataclass(slots=True)
 class Epoch:
     """One epoch's regions in place, with its superblocks mapped.
@@ -120,7 +140,7 @@ class Epoch:
     Attributes:
         header_uri, pools: as the attach response and the announce carry them.
         total_bytes: size of all files together.
-        staged_in: the stream's directory, open, while it has no name there: nobody sees it.
+        staged: where it stands, until it is put in place.
     """
 
     stream_id: int
@@ -130,12 +150,12 @@ class Epoch:
     pools: tuple[PayloadPool, ...]
     total_bytes: int
     superblocks: list[_Superblock]
-    staged_in: int | None = None
+    staged: Staged | None = None
 
     @property
     def is_in_place(self) -> bool:
         """Whether its directory has its name."""
-        return self.staged_in is None
+        return self.staged is None
 
     def refresh_activity(self, now_ns: int) -> None:
         """Tell consumers that the regions are tended (Wire §7.1)."""
@@ -152,9 +172,9 @@ class Epoch:
         for superblock in self.superblocks:
             superblock.close()
         self.superblocks.clear()
-        if self.staged_in is not None:
-            os.close(self.staged_in)
-            self.staged_in = None
+        if self.staged is not None:
+            os.close(self.staged.stream_fd)
+            self.staged = None
 
 
 def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool) -> Epoch:
@@ -167,7 +187,11 @@ def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool)
         HostError: a directory or file cannot be made safely.
     """
     epoch = stage(plan, shm, prefault=prefault, mlock=mlock)
-    _rename(epoch, shm)
+    try:
+        _rename(epoch, shm)
+    except HostError:
+        discard(epoch)
+        raise
     return epoch
 
 
@@ -186,28 +210,22 @@ def put_in_place(epoch: Epoch, shm: ShmSettings) -> None:
 
     Raises:
         HostError: its files were removed or cut, or another directory stands in the place of the
-            stream's. It is closed.
+            stream's. It is to be discarded.
     """
     _rename(epoch, shm)
     if not epoch.is_whole():
-        epoch.close()
         raise HostError(
             f"stream {epoch.stream_id}: epoch {epoch.epoch}: its files were cut, or are no longer "
-            f"in {epoch.directory}"
+            f"in {epoch.directory}; another one is made"
         )
     epoch.refresh_activity(monotonic_ns())
 
 
 def discard(epoch: Epoch) -> None:
-    """Remove what was staged and is not wanted."""
-    assert epoch.staged_in is not None
-    _remove(_staging_name(epoch.epoch), epoch.staged_in)
+    """Close one that is not wanted, and remove it if it was not put in place; else the GC does."""
+    if epoch.staged is not None:
+        _remove(epoch.staged.name, epoch.staged.stream_fd)
     epoch.close()
-
-
-def _staging_name(epoch: int) -> str:
-    identity = own_identity()
-    return f"{paths.STAGING_PREFIX}{epoch}-{identity.pid}-{identity.start_ticks}"
 
 
 def _stage(
@@ -215,7 +233,8 @@ def _stage(
 ) -> Epoch:
     _require_memory(plan, shm)
     path = paths.epoch_dir(shm.namespace_dir, plan.stream_id, plan.epoch)
-    staging = _staging_name(plan.epoch)
+    identity = own_identity()
+    staging = f"{paths.STAGING_PREFIX}{plan.epoch}-{identity.pid}-{identity.start_ticks}"
     superblocks: list[_Superblock] = []
     try:
         fault_point(FaultPoint.STREAM_DIRECTORY_MADE)
@@ -258,26 +277,20 @@ def _stage(
         ),
         plan.total_bytes,
         superblocks,
-        stream_fd,
+        Staged(staging, stream_fd),
     )
 
 
 def _rename(epoch: Epoch, shm: ShmSettings) -> None:
-    stream_fd = epoch.staged_in
-    assert stream_fd is not None
+    assert epoch.staged is not None
+    name, stream_fd = epoch.staged
     try:
-        os.rename(
-            _staging_name(epoch.epoch),
-            str(epoch.epoch),
-            src_dir_fd=stream_fd,
-            dst_dir_fd=stream_fd,
-        )
-        fault_point(FaultPoint.EPOCH_RENAMED)
+        os.rename(name, str(epoch.epoch), src_dir_fd=stream_fd, dst_dir_fd=stream_fd)
     except OSError as error:
-        discard(epoch)
         raise _explain(error, epoch, shm) from error
+    fault_point(FaultPoint.EPOCH_RENAMED)
     os.close(stream_fd)
-    epoch.staged_in = None
+    epoch.staged = None
 
 
 def _require_memory(plan: EpochPlan, shm: ShmSettings) -> None:

@@ -71,12 +71,16 @@ class Provisioner:
         """Show what was prepared. For the duty cycle.
 
         Raises:
-            HostError: it is not what it was any longer.
+            HostError: it is not what it was any longer, and goes.
         """
-        put_in_place(epoch, self._shm)
+        try:
+            put_in_place(epoch, self._shm)
+        except HostError:
+            self.discard(epoch)
+            raise
 
     def discard(self, epoch: Epoch) -> None:
-        """Have what was prepared removed."""
+        """Have what was prepared removed, by a worker."""
         self._unwanted.append(epoch)
         self._workers.submit(self._discard_one)
 

@@ -16,7 +16,7 @@ from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.driver.ahead import EpochsAhead
 from tensorpool.driver.announcer import Announcer
 from tensorpool.driver.attach import Admission, AttachRules, Rejection, RejectReason
-from tensorpool.driver.epoch import Epoch, EpochPlan, LockRefused, NoSpace
+from tensorpool.driver.epoch import Epoch, EpochPlan, LockRefused, NoSpace, is_shortage
 from tensorpool.driver.former_leases import FormerLeases
 from tensorpool.driver.leases import Lease, LeaseTable
 from tensorpool.driver.node_ids import NodeIds
@@ -154,7 +154,7 @@ class LeaseService:
             if result.epoch is None:
                 assert result.error is not None
                 self._on_provision_failure(stream, result.error)
-            elif self._is_in_place(result.epoch):
+            elif self._put_in_place(result.epoch):
                 self._commit_epoch(stream, result)
                 self._make_ahead(stream)
             else:
@@ -255,8 +255,8 @@ class LeaseService:
         self._registry.set_last_epoch(plan.epoch)
         self._registry.write_stream(stream.index, stream.record())
 
-    def _is_in_place(self, epoch: Epoch) -> bool:
-        """Whether it is, or could be put there."""
+    def _put_in_place(self, epoch: Epoch) -> bool:
+        """Show the epoch to clients; whether it is there."""
         if not epoch.is_in_place:
             try:
                 self._provisioner.put_in_place(epoch)
@@ -318,8 +318,8 @@ class LeaseService:
         if isinstance(error, LockRefused):
             self.fatal = error
         can_collect = isinstance(error, NoSpace) and self._policies.epoch_gc_enabled
-        # Space, inodes, descriptors or addresses: those made ahead may have them.
-        if (self.ahead.make_room() or can_collect) and not stream.has_retried:
+        has_room_now = is_shortage(error) and self.ahead.make_room()
+        if (has_room_now or can_collect) and not stream.has_retried:
             deadline = monotonic_ns() + (_GC_WAIT_NS if can_collect else _ROOM_WAIT_NS)
             stream.space = SpaceWait(self._registry.request_gc(), deadline)
             return

@@ -228,7 +228,7 @@ def _judge_staging(entry: Found, view: RegistryView) -> Verdict:
     pid, _ = entry.maker
     if view.is_writer_alive and entry.maker == view.writer:
         return Verdict(
-            entry, Rule.IN_THE_MAKING, f"the living driver (pid {pid}) is making its regions"
+            entry, Rule.IN_THE_MAKING, f"the living driver (pid {pid}) makes it, or has it ready"
         )
     return Verdict(
         entry, Rule.HALF_MADE, f"never became an epoch, and its maker (pid {pid}) is gone"

@@ -77,12 +77,12 @@ def memory_need(settings: HostSettings) -> MemoryNeed:
 
     policies, shm = settings.policies, settings.shm
 
-    def epoch(profile: Profile) -> int:
+    def epoch(profile: Profile, page_bytes: int = shm.page_size_bytes) -> int:
         strides = [pool.stride_bytes for pool in profile.pools]
-        return region_files_bytes(profile.header_nslots, strides, shm.page_size_bytes)
+        return region_files_bytes(profile.header_nslots, strides, page_bytes)
 
     def all_epochs(profile: Profile) -> int:
-        return epoch(profile) * settings.epochs_at_once(epoch(profile))
+        return epoch(profile) * settings.epochs_at_once(epoch(profile, page_bytes=1))
 
     profiles = [settings.profile(stream.profile) for stream in settings.streams]
     first, kept = sum(map(epoch, profiles)), sum(map(all_epochs, profiles))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -121,7 +122,7 @@ def test_one_that_was_cut_is_made_anew(host: RunningHost) -> None:
 def test_a_killed_driver_leaves_none(host: RunningHost) -> None:
     ready = wait_ready_ahead(host, SMALL)
     former = host.pid_of("driver")
-    os.kill(former, 9)
+    os.kill(former, signal.SIGKILL)
     host.wait_restarted("driver", former)
     assert wait_ready_ahead(host, SMALL, ready) > ready
     wait_until(lambda: ready not in ahead_of(host, SMALL), DEADLINE_S, "the GC")
@@ -140,6 +141,17 @@ def test_a_dynamic_stream_that_makes_room_takes_its_own_along(tmp_shm: Path) -> 
         pool.producer(FIRST_DYNAMIC + 1).close()
         wait_until(lambda: not ahead_of(host, FIRST_DYNAMIC), DEADLINE_S, "its removal")
         wait_ready_ahead(host, FIRST_DYNAMIC + 1)
+
+
+def test_a_fault_that_is_no_shortage_leaves_it_alone(host: RunningHost) -> None:
+    ready = wait_ready_ahead(host, SMALL)
+    (host.namespace_dir / str(FIRST_DYNAMIC)).touch()
+    with tensorpool.connect(host.config) as pool:
+        with pytest.raises(tensorpool.AttachRejected, match=str(FIRST_DYNAMIC)):
+            pool.producer(FIRST_DYNAMIC)
+        with pool.producer(SMALL) as camera:
+            assert camera.epoch == ready
+    (host.namespace_dir / str(FIRST_DYNAMIC)).unlink()
 
 
 @pytest.fixture
