@@ -101,7 +101,7 @@ def _restarted(sampler: Sampler) -> list[str]:
 
 def _unsettled(settings: HostSettings, plan: Plan) -> list[str]:
     """What does not come to rest after the last client has left, in words."""
-    kept = plan.streams * settings.policies.epoch_gc_keep
+    kept = plan.streams * (settings.policies.epoch_gc_keep + 1)  # and one made ahead
     deadline = time.monotonic() + _SETTLE_S
     while True:
         leases = active_leases(settings)

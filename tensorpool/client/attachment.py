@@ -168,8 +168,8 @@ class Attachment:
                 self._follow(regions)
             except ShmError as error:
                 self._mapped = None
-                self._keeper.drop(lease, error)
-                raise
+                if self._keeper.drop(lease, regions, error):
+                    raise
         return self._mapped
 
     def _follow(self, regions: EpochRegions | None) -> None:

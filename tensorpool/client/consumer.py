@@ -370,9 +370,7 @@ class Consumer(Attachment):
         try:
             mapped = self._refresh()
         except ShmError:
-            # Fail closed; the next announce or attach brings other regions (Wire §15.22).
-            self.drops_invalid += 1
-            return
+            return  # fail closed; the next announce or attach brings other regions (Wire §15.22)
         self._inbox.settle()
         config = self._presence.config
         if config is not None and not config.use_shm:

@@ -234,17 +234,29 @@ class LeaseKeeper:
                 self._leases.remove(lease)
             lease.talk.on_closed()
 
-    def drop(self, lease: ClientLease, error: TensorPoolError) -> None:
-        """The lease's regions break a rule: give it back and attach again (Driver §4.7a)."""
-        with self._lock, lease.changed:
-            if lease.status is not LeaseStatus.ATTACHED:
-                return
+    def drop(
+        self, lease: ClientLease, regions: EpochRegions | None, error: TensorPoolError
+    ) -> bool:
+        """These regions of the lease break a rule: give it back, attach again (Driver §4.7a).
+
+        Returns whether it was dropped. It is kept if others were announced meanwhile: a process
+        that was stopped for long finds the files of the epoch before gone, and no rule broken.
+        """
+        with self._lock:
             if self._client is not None:
-                self._send_detach(lease, monotonic_ns())  # best effort; its answer is ignored
-            lease.regions = None
-            self._retry_later(lease, error)
-            self._emit(PoolEvent("protocol_error", lease.stream_id, lease.lease_id, str(error)))
+                with suppress(MediaDriverLost):  # then the keeper's thread says so
+                    while self._channels.poll(self._on_fragment, _POLL_LIMIT):
+                        pass
+            with lease.changed:
+                if lease.status is not LeaseStatus.ATTACHED or lease.regions is not regions:
+                    return False
+                if self._client is not None:
+                    self._send_detach(lease, monotonic_ns())  # best effort; its answer is ignored
+                lease.regions = None
+                self._retry_later(lease, error)
+                self._emit(PoolEvent("protocol_error", lease.stream_id, lease.lease_id, str(error)))
         self._touch()
+        return True
 
     def close(self) -> None:
         """End the thread and the connection; in a forked child nothing: they are the parent's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import time_ns
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import tensorpool
+from tensorpool import wire
 from tensorpool.clock import NS_PER_S, monotonic_ns
 from tensorpool.wire.control import ClockDomain
 from tensorpool.wire.driver import ShmAttachRequest, ShmDetachRequest, ShmLeaseKeepalive
@@ -130,6 +132,46 @@ def test_every_field_of_the_superblock_is_checked(
         assert view.epoch == good.epoch
     mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
     assert sum(str(path) in mapped for path in bad.files) == len(bad.files), "only the test's own"
+
+
+@pytest.mark.clause("Wire §10.1.1-1")
+def test_an_epoch_that_ended_while_its_client_was_held_up_is_no_protocol_error(
+    host: RunningHost, driver: ScriptedDriver
+) -> None:
+    is_on, is_heard = threading.Event(), threading.Event()
+
+    def hold_up(event: tensorpool.PoolEvent) -> None:
+        if event.what == "epoch_changed":
+            is_heard.set()
+            is_on.wait(10)
+
+    with (
+        tensorpool.connect(host.config, on_event=hold_up) as pool,
+        pool.consumer(STREAM) as view,
+    ):
+        await_mapped(view, driver)
+        over = driver.new_regions()
+        driver.announce(over)
+        assert is_heard.wait(10)  # by the keeper, which then hears no more
+        for path in over.files:
+            path.unlink()
+        ear = driver.subscription(driver.settings.driver.announce)
+        driver.regions = driver.new_regions()
+        driver.announce()
+        told: list[int] = []
+
+        def is_told() -> bool:
+            ear.poll(lambda buffer, _: told.append(wire.decode(buffer).epoch), 10)
+            return driver.regions.epoch in told
+
+        try:
+            wait_until(is_told, 10, "the announce to be there")
+            await_mapped(view, driver)
+        finally:
+            is_on.set()
+        assert "protocol_error" not in {event.what for event in pool.events}
+        assert view.drops_invalid == 0
+        assert len(driver.of(ShmAttachRequest)) == 1
 
 
 @pytest.mark.clause("Wire §15.1-2", "Wire §15.14-1")
