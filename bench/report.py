@@ -143,8 +143,8 @@ into a mapped ring and a flag, with no bus around it.
 - Rate: as fast as the producer can, a fresh copy for each frame, a polling consumer; frames that
   arrived whole.
 - Ring: 512 slots of 4 KiB, 64 of 64 KiB, 8 from 1 MiB, for tensorpool, the bare copy and the pipe
-  alike; "64 slots" shows what a larger one costs. iceoryx2's subscriber buffer holds up to 16
-  samples.
+  alike, but 64 of 1 MiB for tensorpool, which writes past the cache to a ring that is larger; "8
+  slots" shows the other one. iceoryx2's subscriber buffer holds up to 16 samples.
 
 Every round measures every transport once, in random order. A ratio is taken within a round; of the
 rounds the median counts, with the lowest and highest beside it."""

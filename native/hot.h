@@ -97,6 +97,7 @@ typedef struct {
     uint64_t stride;
     Py_buffer buffer;
     PyObject *memory;
+    int streamed; /* see copy.c */
 } Pool;
 
 /* The mapped regions of one epoch. */
@@ -122,6 +123,11 @@ static inline char *pool_slot(const Regions *regions, const Pool *pool, uint64_t
     return (char *)pool->buffer.buf + SUPERBLOCK_BYTES + (seq & regions->mask) * pool->stride;
 }
 
+enum { STREAMED_BYTES = 256 * 1024 }; /* less stays in a core's own cache whatever the pool is */
+
+int is_streamed(uint64_t pool_bytes);
+void copy_payload(char *target, const void *source, size_t nbytes, int streamed);
+
 /* A C-level frame: `tensorpool.client.frame.Frame` derives from it and adds what is not hot. */
 typedef struct {
     PyObject_HEAD
@@ -139,9 +145,114 @@ typedef struct {
     uint32_t meta_version;
 } FrameState;
 
+/* Who is in the middle of using a producer or a consumer; the interpreter lock guards it. */
+typedef struct {
+    PyObject_HEAD
+    char is_in_use;
+    unsigned long thread;
+} UserGate;
+
+static inline int gate_enter(UserGate *gate)
+{
+    if (gate->is_in_use) {
+        return 0;
+    }
+    gate->is_in_use = 1;
+    gate->thread = PyThread_get_thread_ident();
+    return 1;
+}
+
+static inline void gate_leave(UserGate *gate) { gate->is_in_use = 0; }
+
+/* What a frame's descriptor tells a consumer of the stream. */
+typedef struct {
+    uint64_t epoch, seq, published_ns, trace_id;
+    uint32_t meta_version;
+} Descriptor;
+
+enum { BATCH = 64 };
+
+/* What a subscription calls with each fragment. While `is_direct` descriptors stay as they are in
+ * `batch`, for a consumer that takes them in C; `waiting`, the queue of those that Python takes,
+ * is empty then, and gets what is left of the batch as soon as anybody looks at it. */
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc call;
+    PyObject *waiting; /* a deque */
+    PyObject *append;
+    unsigned int stream_id;
+    uint8_t prefix[MESSAGE_HEADER_BYTES];
+    char is_direct;
+    int first, count;
+    Descriptor batch[BATCH];
+} DescriptorSink;
+
+/* What has to be as it was when a producer or consumer was armed: else Python looks closer. */
+typedef struct {
+    PyObject *lease, *keeper;
+    long long version, connection;
+    UserGate *gate;
+    PyObject *mappings; /* a tuple of mmaps */
+} Guard;
+
+int guard_set(Guard *guard, PyObject *lease, PyObject *version, PyObject *keeper,
+              PyObject *connection, PyObject *gate, PyObject *mappings);
+void guard_clear(Guard *guard);
+int guard_visit(Guard *guard, visitproc visit, void *arg);
+int guard_holds(const Guard *guard);
+
+/* When it was last seen that every region's file is whole; asking is a system call for each, so it
+ * is done in moments when nobody waits, and before a frame only if that is long ago. */
+typedef struct {
+    uint64_t seen_ns;
+} Wholeness;
+
+enum { IDLE_LOOK_NS = 1000000, FRAME_LOOK_NS = 5000000 };
+
+int still_whole(Wholeness *wholeness, PyObject *mappings, uint64_t look_ns);
+
+PyObject *reader_frame(PyObject *reader, uint64_t seq, uint64_t epoch, uint64_t published_ns,
+                       uint64_t trace_id);
+int64_t reader_newest_overtaken(PyObject *reader, uint64_t seq);
+
+/* What becomes of a frame that is published in one go. */
+typedef enum { FAILED = -1, NOT_THIS_WAY, COMMITTED, TOLD } Published;
+
+Published writer_send(PyObject *writer, PyObject *array, uint64_t seq, PyObject *timestamp_ns,
+                      uint64_t meta_version, uint64_t trace_id, PyObject *offer);
+int writer_tell(PyObject *writer, PyObject *offer, uint64_t seq, uint32_t meta_version,
+                uint64_t trace_id);
+PyObject *writer_slot(PyObject *writer, uint64_t seq, int index, PyObject *shape, PyObject *dtype,
+                      int is_column);
+void writer_start(PyObject *writer, uint64_t seq);
+int writer_header(PyObject *writer, uint64_t seq, int index, const char *header,
+                  Py_ssize_t header_length, uint64_t nbytes, uint64_t timestamp_ns,
+                  uint32_t meta_version, int is_whole);
+uint64_t monotonic_ns(void);
+
+/* A frame that is written in place; `tensorpool.client.claims.ClaimedFrame` derives from it. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *producer, *plan, *report, *array;
+    long long seq;
+    unsigned long long timestamp_ns, meta_version, trace_id;
+    char is_open, is_abandoned;
+} ClaimState;
+
+/* The fields of a SlotPlan. */
+enum { PLAN_MAPPED, PLAN_WRITER, PLAN_POOL, PLAN_HEADER, PLAN_NBYTES, PLAN_FIELDS };
+
 extern PyType_Spec FrameState_spec;
 extern PyType_Spec SlotWriter_spec;
 extern PyType_Spec SlotReader_spec;
 extern PyType_Spec DescriptorSink_spec;
+extern PyType_Spec UserGate_spec;
+extern PyType_Spec ClaimState_spec;
+extern PyType_Spec ConsumerState_spec;
+extern PyType_Spec ProducerState_spec;
+
+/* The types that others are made with; set once, when the module is. */
+extern PyTypeObject *SlotReader_type, *SlotWriter_type, *DescriptorSink_type, *UserGate_type,
+    *ClaimState_type;
 
 #endif

@@ -201,22 +201,12 @@ static PyObject *invalid(SlotReader *self)
     Py_RETURN_FALSE;
 }
 
-/* read(seq, epoch, published_ns, trace_id): the frame; None if it is late; False if invalid. */
-static PyObject *reader_read(PyObject *object, PyObject *const *args, Py_ssize_t count)
+/* The frame; None if it is late; False if it is invalid. */
+PyObject *reader_frame(PyObject *object, uint64_t seq, uint64_t epoch, uint64_t published_ns,
+                       uint64_t trace_id)
 {
     SlotReader *self = (SlotReader *)object;
-    if (count != 4) {
-        PyErr_SetString(PyExc_TypeError, "read(seq, epoch, published_ns, trace_id)");
-        return NULL;
-    }
-    uint64_t values[4];
-    for (int i = 0; i < 4; i++) {
-        values[i] = PyLong_AsUnsignedLongLong(args[i]);
-        if (values[i] == UINT64_MAX && PyErr_Occurred()) {
-            return NULL;
-        }
-    }
-    uint64_t seq = values[0], commit = committed_word(seq);
+    uint64_t commit = committed_word(seq);
     HeaderSlot *slot = regions_slot(&self->regions, seq);
     if (atomic_load_explicit(&slot->commit, memory_order_acquire) != commit) {
         Py_RETURN_NONE;
@@ -269,29 +259,51 @@ static PyObject *reader_read(PyObject *object, PyObject *const *args, Py_ssize_t
     frame->word = &slot->commit;
     frame->commit = commit;
     frame->seq = seq;
-    frame->epoch = values[1];
+    frame->epoch = epoch;
     frame->timestamp_ns = timestamp_ns;
-    frame->published_ns = values[2];
-    frame->trace_id = values[3];
+    frame->published_ns = published_ns;
+    frame->trace_id = trace_id;
     frame->meta_version = meta_version;
     return (PyObject *)frame;
 }
 
-/* overtaken(seq): the latest seq whose slot the producer has surely taken again, if `seq` is
- * late: it goes round in order. -1 if nothing is known. */
-static PyObject *reader_overtaken(PyObject *object, PyObject *argument)
+/* read(seq, epoch, published_ns, trace_id): the frame; None if it is late; False if invalid. */
+static PyObject *reader_read(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "read(seq, epoch, published_ns, trace_id)");
+        return NULL;
+    }
+    uint64_t values[4];
+    for (int i = 0; i < 4; i++) {
+        values[i] = PyLong_AsUnsignedLongLong(args[i]);
+        if (values[i] == UINT64_MAX && PyErr_Occurred()) {
+            return NULL;
+        }
+    }
+    return reader_frame(object, values[0], values[1], values[2], values[3]);
+}
+
+/* The latest seq whose slot the producer has surely taken again, if `seq` is late: it goes round
+ * in order. -1 if nothing is known. */
+int64_t reader_newest_overtaken(PyObject *object, uint64_t seq)
 {
     SlotReader *self = (SlotReader *)object;
+    HeaderSlot *slot = regions_slot(&self->regions, seq);
+    uint64_t newest = atomic_load_explicit(&slot->commit, memory_order_acquire) >> 1;
+    if (newest <= seq || (newest - seq) & self->regions.mask) {
+        return -1;
+    }
+    return (int64_t)(newest - self->regions.mask - 1);
+}
+
+static PyObject *reader_overtaken(PyObject *object, PyObject *argument)
+{
     uint64_t seq = PyLong_AsUnsignedLongLong(argument);
     if (seq == UINT64_MAX && PyErr_Occurred()) {
         return NULL;
     }
-    HeaderSlot *slot = regions_slot(&self->regions, seq);
-    uint64_t newest = atomic_load_explicit(&slot->commit, memory_order_acquire) >> 1;
-    if (newest <= seq || (newest - seq) & self->regions.mask) {
-        return PyLong_FromLong(-1);
-    }
-    return PyLong_FromUnsignedLongLong(newest - self->regions.mask - 1);
+    return PyLong_FromLongLong(reader_newest_overtaken(object, seq));
 }
 
 static PyMethodDef reader_methods[] = {

@@ -141,7 +141,7 @@ static void write_body(SlotWriter *self, HeaderSlot *slot, uint64_t seq, const P
     memcpy(slot->tensor_header, header, TENSOR_HEADER_BYTES);
 }
 
-static uint64_t monotonic_ns(void)
+uint64_t monotonic_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -150,9 +150,10 @@ static uint64_t monotonic_ns(void)
 
 /* Tell the consumers; whether the offer was accepted. An error of the offer is no error here:
  * the caller offers again in Python, where the rules for lost connections are. */
-static int tell(SlotWriter *self, PyObject *offer, uint64_t seq, uint32_t meta_version,
+int writer_tell(PyObject *object, PyObject *offer, uint64_t seq, uint32_t meta_version,
                 uint64_t trace_id)
 {
+    SlotWriter *self = (SlotWriter *)object;
     DescriptorMessage *message = (DescriptorMessage *)PyByteArray_AS_STRING(self->message);
     uint32_t version = meta_version ? meta_version : UINT32_MAX;
     PUT(message->seq, seq);
@@ -168,24 +169,20 @@ static int tell(SlotWriter *self, PyObject *offer, uint64_t seq, uint32_t meta_v
     return is_sent;
 }
 
-/* publish(array, seq, timestamp_ns, meta_version, trace_id, offer): True if committed and told,
- * False if committed and still to be told, None if nothing was done: not for this path. */
-static PyObject *writer_publish(PyObject *object, PyObject *const *args, Py_ssize_t count)
+/* Copy, commit and tell in one go; NOT_THIS_WAY if nothing was done: a plain contiguous array of
+ * the machine's byte order is needed, and a pool that it fits. `timestamp_ns`: None for now. */
+Published writer_send(PyObject *object, PyObject *source, uint64_t seq, PyObject *timestamp_ns,
+                      uint64_t meta_version, uint64_t trace_id, PyObject *offer)
 {
     SlotWriter *self = (SlotWriter *)object;
-    if (count != 6) {
-        PyErr_SetString(PyExc_TypeError,
-                        "publish(array, seq, timestamp_ns, meta_version, trace_id, offer)");
-        return NULL;
-    }
-    PyArrayObject *array = (PyArrayObject *)args[0];
-    if (!PyArray_CheckExact(args[0]) || !PyArray_ISNOTSWAPPED(array) ||
-        PyArray_NDIM(array) < 1 || PyArray_NDIM(array) > MAX_DIMS) {
-        Py_RETURN_NONE;
+    PyArrayObject *array = (PyArrayObject *)source;
+    if (!PyArray_CheckExact(source) || !PyArray_ISNOTSWAPPED(array) || PyArray_NDIM(array) < 1 ||
+        PyArray_NDIM(array) > MAX_DIMS) {
+        return NOT_THIS_WAY;
     }
     int is_column = !PyArray_IS_C_CONTIGUOUS(array);
     if (is_column && !PyArray_IS_F_CONTIGUOUS(array)) {
-        Py_RETURN_NONE;
+        return NOT_THIS_WAY;
     }
     uint64_t nbytes = (uint64_t)PyArray_NBYTES(array);
     const Pool *pool = NULL;
@@ -196,22 +193,19 @@ static PyObject *writer_publish(PyObject *object, PyObject *const *args, Py_ssiz
         }
     }
     if (pool == NULL || nbytes > UINT32_MAX) {
-        Py_RETURN_NONE;
+        return NOT_THIS_WAY;
     }
-    uint64_t seq = PyLong_AsUnsignedLongLong(args[1]);
-    uint64_t timestamp_ns = args[2] == Py_None ? 0 : PyLong_AsUnsignedLongLong(args[2]);
-    uint64_t meta_version = PyLong_AsUnsignedLongLong(args[3]);
-    uint64_t trace_id = PyLong_AsUnsignedLongLong(args[4]);
-    if (PyErr_Occurred()) {
-        return NULL;
+    uint64_t captured_ns = timestamp_ns == Py_None ? 0 : PyLong_AsUnsignedLongLong(timestamp_ns);
+    if (captured_ns == UINT64_MAX && PyErr_Occurred()) {
+        return FAILED;
     }
     if (meta_version > UINT32_MAX) {
         PyErr_SetString(PyExc_OverflowError, "meta_version does not fit 32 bits");
-        return NULL;
+        return FAILED;
     }
     const uint8_t *header = header_of(self, array, is_column);
     if (header == NULL) {
-        return NULL;
+        return FAILED;
     }
     HeaderSlot *slot = regions_slot(&self->regions, seq);
     store_in_progress(&slot->commit, seq);
@@ -220,19 +214,51 @@ static PyObject *writer_publish(PyObject *object, PyObject *const *args, Py_ssiz
         memcpy(target, PyArray_DATA(array), nbytes);
     } else {
         Py_BEGIN_ALLOW_THREADS
-        memcpy(target, PyArray_DATA(array), nbytes);
+        copy_payload(target, PyArray_DATA(array), nbytes, pool->streamed);
         Py_END_ALLOW_THREADS
     }
-    if (args[2] == Py_None) {
-        timestamp_ns = monotonic_ns();
+    if (timestamp_ns == Py_None) {
+        captured_ns = monotonic_ns();
     }
-    write_body(self, slot, seq, pool, header, (uint32_t)nbytes, timestamp_ns,
+    write_body(self, slot, seq, pool, header, (uint32_t)nbytes, captured_ns,
                (uint32_t)meta_version);
     store_committed(&slot->commit, seq);
-    if (args[5] == Py_None) {
-        Py_RETURN_FALSE;
+    if (offer == Py_None || !writer_tell(object, offer, seq, (uint32_t)meta_version, trace_id)) {
+        return COMMITTED;
     }
-    return PyBool_FromLong(tell(self, args[5], seq, (uint32_t)meta_version, trace_id));
+    return TOLD;
+}
+
+/* publish(array, seq, timestamp_ns, meta_version, trace_id, offer): True if committed and told,
+ * False if committed and still to be told, None if nothing was done. */
+static PyObject *writer_publish(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 6) {
+        PyErr_SetString(PyExc_TypeError,
+                        "publish(array, seq, timestamp_ns, meta_version, trace_id, offer)");
+        return NULL;
+    }
+    uint64_t seq = PyLong_AsUnsignedLongLong(args[1]);
+    uint64_t meta_version = PyLong_AsUnsignedLongLong(args[3]);
+    uint64_t trace_id = PyLong_AsUnsignedLongLong(args[4]);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    switch (writer_send(object, args[0], seq, args[2], meta_version, trace_id, args[5])) {
+    case FAILED:
+        return NULL;
+    case NOT_THIS_WAY:
+        Py_RETURN_NONE;
+    case COMMITTED:
+        Py_RETURN_FALSE;
+    default:
+        Py_RETURN_TRUE;
+    }
+}
+
+void writer_start(PyObject *object, uint64_t seq)
+{
+    store_in_progress(&regions_slot(&((SlotWriter *)object)->regions, seq)->commit, seq);
 }
 
 /* begin(seq): from here on consumers know that the slot of `seq` is being written. */
@@ -242,22 +268,17 @@ static PyObject *writer_begin(PyObject *object, PyObject *argument)
     if (PyErr_Occurred()) {
         return NULL;
     }
-    store_in_progress(&regions_slot(&((SlotWriter *)object)->regions, seq)->commit, seq);
+    writer_start(object, seq);
     Py_RETURN_NONE;
 }
 
-/* view(seq, pool_index, shape, dtype, is_column): the slot as a writable array. */
-static PyObject *writer_view(PyObject *object, PyObject *args)
+/* The slot as a writable array. */
+PyObject *writer_slot(PyObject *object, uint64_t seq, int index, PyObject *shape, PyObject *dtype,
+                      int is_column)
 {
     SlotWriter *self = (SlotWriter *)object;
-    unsigned long long seq;
-    int index, is_column, ndims = 0;
-    PyObject *shape, *dtype;
+    int ndims = 0;
     npy_intp dims[MAX_DIMS];
-    if (!PyArg_ParseTuple(args, "KiO!O!p", &seq, &index, &PyTuple_Type, &shape,
-                          &PyArrayDescr_Type, &dtype, &is_column)) {
-        return NULL;
-    }
     if (index < 0 || index >= self->regions.pool_count || PyTuple_GET_SIZE(shape) > MAX_DIMS) {
         PyErr_SetString(PyExc_ValueError, "no such pool, or more than 8 dimensions");
         return NULL;
@@ -293,10 +314,42 @@ static PyObject *writer_view(PyObject *object, PyObject *args)
     return array;
 }
 
+/* view(seq, pool_index, shape, dtype, is_column) */
+static PyObject *writer_view(PyObject *object, PyObject *args)
+{
+    unsigned long long seq;
+    int index, is_column;
+    PyObject *shape, *dtype;
+    if (!PyArg_ParseTuple(args, "KiO!O!p", &seq, &index, &PyTuple_Type, &shape,
+                          &PyArrayDescr_Type, &dtype, &is_column)) {
+        return NULL;
+    }
+    return writer_slot(object, seq, index, shape, dtype, is_column);
+}
+
+/* The slot's header, and the frame committed if it is whole. */
+int writer_header(PyObject *object, uint64_t seq, int index, const char *header,
+                  Py_ssize_t header_length, uint64_t nbytes, uint64_t timestamp_ns,
+                  uint32_t meta_version, int is_whole)
+{
+    SlotWriter *self = (SlotWriter *)object;
+    if (index < 0 || index >= self->regions.pool_count ||
+        header_length != TENSOR_HEADER_BYTES || nbytes > UINT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "no such pool, a short header, or a frame past 4 GiB");
+        return -1;
+    }
+    HeaderSlot *slot = regions_slot(&self->regions, seq);
+    write_body(self, slot, seq, &self->regions.pools[index], (const uint8_t *)header,
+               (uint32_t)nbytes, timestamp_ns, meta_version);
+    if (is_whole) {
+        store_committed(&slot->commit, seq);
+    }
+    return 0;
+}
+
 /* body(seq, pool_index, header, nbytes, timestamp_ns, meta_version, is_whole) */
 static PyObject *writer_body(PyObject *object, PyObject *args)
 {
-    SlotWriter *self = (SlotWriter *)object;
     unsigned long long seq, nbytes, timestamp_ns;
     unsigned int meta_version;
     int index, is_whole;
@@ -306,16 +359,9 @@ static PyObject *writer_body(PyObject *object, PyObject *args)
                           &timestamp_ns, &meta_version, &is_whole)) {
         return NULL;
     }
-    if (index < 0 || index >= self->regions.pool_count ||
-        header_length != TENSOR_HEADER_BYTES || nbytes > UINT32_MAX) {
-        PyErr_SetString(PyExc_ValueError, "no such pool, a short header, or a frame past 4 GiB");
+    if (writer_header(object, seq, index, header, header_length, nbytes, timestamp_ns,
+                      meta_version, is_whole) < 0) {
         return NULL;
-    }
-    HeaderSlot *slot = regions_slot(&self->regions, seq);
-    write_body(self, slot, seq, &self->regions.pools[index], (const uint8_t *)header,
-               (uint32_t)nbytes, timestamp_ns, meta_version);
-    if (is_whole) {
-        store_committed(&slot->commit, seq);
     }
     Py_RETURN_NONE;
 }

@@ -95,7 +95,7 @@ def _cases(names: list[str], sizes: Any, crowd: list[int]) -> list[tuple[str, in
             bus = BUSES[name]
             variant = bus.ring is not None or bool(bus.environment) or not bus.copies
             for nbytes in sizes:
-                if nbytes > bus.largest or (bus.ring == 64 and nbytes < 1 << 20):  # noqa: PLR2004
+                if not bus.least <= nbytes <= bus.largest:
                     continue
                 if consumers > 1 and (
                     variant or name not in CROWD or nbytes not in {4096, 1 << 20}

@@ -6,7 +6,8 @@ import ctypes
 import json
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.peers.transport import AFTER_S, Frame, Receiver, Run, Sender
@@ -346,7 +347,9 @@ class Bus:
         copies: whether it copies the frame on its way (`claim` and loans do not).
         environment: set in its processes.
         largest: frames beyond it are not measured: minutes a frame say nothing.
+        least: frames below it are not measured.
         ring: slots, None: the best for the size.
+        best_rings: its own best, by frame size, where it is not everybody's.
         can_block: whether a consumer can wait without polling.
         most_hz: what it can keep up with; beyond it, latency would be that of a queue.
     """
@@ -358,14 +361,20 @@ class Bus:
     copies: bool = True
     environment: tuple[tuple[str, str], ...] = ()
     largest: int = 8 << 20
+    least: int = 0
     ring: int | None = None
+    best_rings: Mapping[int, int] = field(default_factory=dict)
     can_block: bool = True
     most_hz: float = math.inf
 
 
 _OURS = "bench.peers.buses:TensorPoolReceiver"
+_BEST_RINGS = {1 << 20: 64}
+"""A ring larger than the cache is written past it: better than one that only just fits."""
 BUSES = {
-    "tensorpool": Bus("bench.peers.buses:TensorPoolSender", _OURS, is_ours=True),
+    "tensorpool": Bus(
+        "bench.peers.buses:TensorPoolSender", _OURS, is_ours=True, best_rings=_BEST_RINGS
+    ),
     "iceoryx2 raw": Bus(
         "bench.peers.buses:Iceoryx2RawSender",
         "bench.peers.buses:Iceoryx2RawReceiver",
@@ -383,7 +392,14 @@ BUSES = {
         package="iceoryx2",
         copies=False,
     ),
-    "tensorpool, 64 slots": Bus("bench.peers.buses:TensorPoolSender", _OURS, is_ours=True, ring=64),
+    "tensorpool, 8 slots": Bus(
+        "bench.peers.buses:TensorPoolSender",
+        _OURS,
+        is_ours=True,
+        least=1 << 20,
+        largest=1 << 20,
+        ring=8,
+    ),
     "tensorpool, pure Python": Bus(
         "bench.peers.buses:TensorPoolSender",
         _OURS,

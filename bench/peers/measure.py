@@ -74,7 +74,7 @@ def measure(
         RunFailedError: a side did not get ready, ended, or received nothing.
     """
     bus = BUSES[name]
-    ring = bus.ring or best_ring(nbytes)
+    ring = bus.ring or bus.best_rings.get(nbytes) or best_ring(nbytes)
     tag = f"tpbench{os.getpid()}x{next(_numbers)}"
     run = Run(nbytes, consumers, ring, tag, host[0], stream_id(nbytes, ring))
     rate = min(rate_hz(nbytes), bus.most_hz)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+import numpy as np
+
 from tensorpool.client.errors import ClaimOver
-from tensorpool.client.hot import SlotWriter
+from tensorpool.client.hot import ClaimState, SlotWriter
 from tensorpool.client.mapping import MappedEpoch
 from tensorpool.client.progress import ProgressReport
 from tensorpool.client.tensors import AnyArray
@@ -25,6 +27,21 @@ class SlotPlan(NamedTuple):
     nbytes: int
 
 
+class ClaimForm(NamedTuple):
+    """What claims of one shape, element type and order have in common, in one epoch.
+
+    Attributes:
+        dims: the shape, a number a dimension.
+        native: numpy's element type.
+        is_column: column-major order.
+    """
+
+    plan: SlotPlan
+    dims: tuple[int, ...]
+    native: np.dtype[np.generic]
+    is_column: bool
+
+
 class Committed(NamedTuple):
     """A frame of `publish` whose descriptor waits for earlier claims."""
 
@@ -35,7 +52,7 @@ class Committed(NamedTuple):
     is_abandoned: bool = False
 
 
-class ClaimedFrame:
+class ClaimedFrame(ClaimState):
     """A payload slot to be written in place: `Producer.claim` makes it.
 
     As a context manager it publishes at the end of the block, and abandons the slot if the
@@ -51,18 +68,11 @@ class ClaimedFrame:
         trace_id: 0 for none.
     """
 
-    __slots__ = (
-        "_plan",
-        "_producer",
-        "_report",
-        "array",
-        "is_abandoned",
-        "is_open",
-        "meta_version",
-        "seq",
-        "timestamp_ns",
-        "trace_id",
-    )
+    __slots__ = ()
+
+    _producer: Producer
+    _plan: SlotPlan
+    _report: ProgressReport | None
 
     def __init__(  # noqa: PLR0913 - one argument a field
         self,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from threading import get_ident
 
 from tensorpool.client import slots
 from tensorpool.client.attachment import Attachment
 from tensorpool.client.errors import PoolClosed, SharedMemoryDenied
 from tensorpool.client.frame import Frame
-from tensorpool.client.hot import SlotReader
+from tensorpool.client.hot import ConsumerState, SlotReader
 from tensorpool.client.idle import LONGEST_PAUSE_S, AdaptiveIdle
 from tensorpool.client.inbox import DescriptorInbox, SharedBranch
 from tensorpool.client.keeper import LeaseKeeper
@@ -34,7 +33,7 @@ _HELD_LIMIT = 4096
 _EPOCH, _SEQ = 1, 2
 
 
-class Consumer(Attachment):
+class Consumer(Attachment, ConsumerState[Frame]):
     """A consumer of a stream. For one thread at a time; `Pool.consumer` makes it.
 
     From the first descriptor of an epoch that it sees to the last one, each frame is counted
@@ -141,19 +140,14 @@ class Consumer(Attachment):
             ForkedProcess: this is a child of the process that connected.
             PoolClosed: it was closed.
         """
-        user = self._user
-        if not user.acquire(blocking=False):
-            raise user.refusal()
-        user.thread = get_ident()
-        try:
-            frame = self._take()
-            if frame is None and timeout_s != 0:
-                frame = self._wait(self._take, timeout_s)
-            if frame is not None:
-                self._idle.reset()
-            return frame
-        finally:
-            user.release()
+        frame = self._take_at_once()
+        if not frame:
+            if frame is None and timeout_s == 0:
+                return None
+            return self._next(timeout_s)
+        if self._idle.has_waited:
+            self._idle.reset()
+        return frame
 
     def latest(self, timeout_s: float | None = 0) -> Frame | None:
         """The newest frame that is there; those before it are `skipped`.
@@ -216,6 +210,7 @@ class Consumer(Attachment):
             as `next` does.
         """
         self._user.lend(user)
+        self._disarm()
         try:
             self._check_current()
             self._inbox.listen_by(branch_of(self._inbox))
@@ -227,6 +222,7 @@ class Consumer(Attachment):
         """For `Gathering`: hear of frames by a subscription of our own again; idempotent."""
         if not self._is_closed and not self._keeper.is_forked:
             self._inbox.listen_by(None)
+            self._open_short_way()
         self._user.take_back()
 
     @property
@@ -300,6 +296,15 @@ class Consumer(Attachment):
 
     # -- waiting --------------------------------------------------------------------------
 
+    def _next(self, timeout_s: float | None) -> Frame | None:
+        with self._user:
+            frame = self._take()
+            if frame is None and timeout_s != 0:
+                frame = self._wait(self._take, timeout_s)
+            if frame is not None:
+                self._idle.reset()
+            return frame
+
     def _wait(self, take: Callable[[], Frame | None], timeout_s: float | None) -> Frame | None:
         if timeout_s is None:
             while (frame := take()) is None:
@@ -318,20 +323,43 @@ class Consumer(Attachment):
             return self._take()
 
     def _take(self) -> Frame | None:
-        """The next frame that is there and whole. The hot path."""
+        """The next frame that is there and whole."""
+        frame = self._take_inside()
+        if frame is not False:
+            return frame
         inbox = self._inbox
         if self._version != self._lease.version or inbox.connection != self._keeper.connection:
             self._catch_up()
+            self._open_short_way()
         while True:
             while inbox.waiting:
                 frame = self._open(inbox.waiting.popleft())
                 if frame is not None:
                     return frame
             if not inbox.fill():
+                self._open_short_way()
                 return None
             if self._max_gap is not None:
                 self._resync(self._max_gap)
             self._check_regions()
+
+    def _open_short_way(self) -> None:
+        """From now on frames come the shortest way, if that is all there is to do for one."""
+        mapped, source, lease = self._mapped, self._inbox.sole_source, self._lease
+        is_plain = self._max_gap is None and not self._is_gated and not self._held
+        if mapped is None or source is None or not is_plain:
+            return
+        self._arm(
+            lease,
+            self._version,
+            self._keeper,
+            self._inbox.connection,
+            self._user,
+            mapped.mappings,
+            self._reader,
+            self._inbox.sink,
+            source,
+        )
 
     def _check_regions(self) -> None:
         """Before the frames of a batch are touched: regions that were cut have none."""
@@ -367,6 +395,7 @@ class Consumer(Attachment):
 
     def _catch_up(self) -> None:
         """The lease, the epoch, the connection or the grant changed."""
+        self._disarm()
         try:
             mapped = self._refresh()
         except ShmError:
@@ -480,6 +509,7 @@ class Consumer(Attachment):
             self._last_epoch, self._last_seq = self.epoch, -1
 
     def _on_unmap(self) -> None:
+        self._disarm()
         self._reader = self._partial = None
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ class DescriptorOutlet:
     Attributes:
         connection: the keeper's connection that the shared publication belongs to.
         dropped: descriptors that could not be sent on the shared stream.
+        publication: the shared one, None before the first connection and once closed.
     """
 
     def __init__(self, keeper: LeaseKeeper, audience: Audience) -> None:
@@ -35,7 +36,7 @@ class DescriptorOutlet:
         self.dropped = 0
         self._keeper = keeper
         self._audience = audience
-        self._publication: Publication | None = None
+        self.publication: Publication | None = None
         self._patience_ns = _CONNECT_PATIENCE_NS
         self._message = bytearray(MESSAGE_BYTES)
         self._message[: MESSAGE_HEADER.size] = CODEC.header
@@ -43,12 +44,12 @@ class DescriptorOutlet:
     @property
     def is_connected(self) -> bool:
         """Whether anybody listens on the shared stream, to whichever source."""
-        return self._publication is not None and self._publication.is_connected
+        return self.publication is not None and self.publication.is_connected
 
     @property
     def direct_offer(self) -> Callable[[bytearray], object] | None:
         """How to offer a descriptor that nobody needs aside; None if somebody does."""
-        publication = self._publication
+        publication = self.publication
         if publication is None or self._audience.side_streams:
             return None
         return publication.raw_offer
@@ -60,7 +61,7 @@ class DescriptorOutlet:
             MediaDriverLost: there is none just now.
         """
         connection = self._keeper.connection
-        self._publication = self._keeper.client.publication(self._keeper.settings.driver.descriptor)
+        self.publication = self._keeper.client.publication(self._keeper.settings.driver.descriptor)
         self.connection = connection
         # A subscriber that is there already opens the window within a media driver's cycle:
         # without this patience the first frame of all would find none and be dropped.
@@ -83,7 +84,7 @@ class DescriptorOutlet:
             meta_version or NULL_U32,
             trace_id,
         )
-        publication = self._publication
+        publication = self.publication
         assert publication is not None
         try:
             if publication.raw_offer(message) is not True and publication.is_connected:
@@ -123,6 +124,6 @@ class DescriptorOutlet:
 
     def close(self) -> None:
         """Close the shared publication; idempotent."""
-        publication, self._publication = self._publication, None
+        publication, self.publication = self.publication, None
         if publication is not None:
             publication.close()

@@ -13,7 +13,6 @@ import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
-from threading import get_ident
 from types import TracebackType
 from typing import Any, Self
 
@@ -78,9 +77,8 @@ class Gathering:
             ConcurrentUse, ForkedProcess: as `Consumer.next` does.
         """
         user = self._user
-        if not user.acquire(blocking=False):
+        if not user.enter():
             raise user.refusal()
-        user.thread = get_ident()
         try:
             taken = self._take()
             if taken is None and timeout_s != 0:
@@ -89,7 +87,7 @@ class Gathering:
                 self._idle.reset()
             return taken
         finally:
-            user.release()
+            user.leave()
 
     def poll(self, handler: Callable[[Consumer, Frame], None], limit: int = 64) -> int:
         """Hand the frames that are there, `limit` at most, to `handler`; how many. Never waits.

@@ -47,6 +47,11 @@ class AdaptiveIdle:
         self._frame_ns = 0
         self._beats: deque[int] = deque(maxlen=_BEATS)
 
+    @property
+    def has_waited(self) -> bool:
+        """Whether there is anything to `reset`."""
+        return bool(self._tries or self._beats)
+
     def reset(self) -> None:
         """There was a frame."""
         if self._tries:

@@ -41,13 +41,12 @@ class DescriptorInbox:
     descriptor has come on its own: a producer that does not serve it costs nothing.
 
     Attributes:
-        waiting: descriptors polled and not taken yet.
+        sink: what keeps them as they are heard.
         connection: the keeper's connection that it listens on.
         is_own: whether they come on this consumer's own stream.
     """
 
     def __init__(self, keeper: LeaseKeeper, presence: Presence) -> None:
-        self.waiting: deque[Descriptor] = deque()
         self.is_own = False
         self._keeper = keeper
         self._presence = presence
@@ -60,7 +59,18 @@ class DescriptorInbox:
 
     def listen_to(self, stream_id: int) -> None:
         """Keep this stream's descriptors, once the driver has said its id."""
-        self._on_descriptor = DescriptorSink(CODEC.header, stream_id, self.waiting.append)
+        self.sink = DescriptorSink(CODEC.header, stream_id, deque())
+
+    @property
+    def waiting(self) -> deque[Descriptor]:
+        """Descriptors polled and not taken yet."""
+        return self.sink.waiting
+
+    @property
+    def sole_source(self) -> Subscription | None:
+        """The one subscription that descriptors come by; None where that is not all there is."""
+        is_sole = self._branch is None and (self._own is None or self.is_own)
+        return self._current if is_sole and isinstance(self._current, Subscription) else None
 
     def settle(self) -> None:
         """The connection, the lease or the grant changed: listen where frames come now."""
@@ -90,7 +100,7 @@ class DescriptorInbox:
 
     def take(self, buffer: Any, header: Any) -> None:
         """Keep the descriptor if it is one of this stream."""
-        self._on_descriptor(buffer, header)
+        self.sink(buffer, header)
 
     def listen_by(self, branch: SharedBranch | None) -> None:
         """Listen to the shared stream by this from now on; None: by a subscription of our own.
@@ -114,7 +124,7 @@ class DescriptorInbox:
 
     def _read_out(self, current: Subscription | _Shared) -> None:
         for _ in range(_DRAIN_LIMIT // _POLL_LIMIT):
-            if not current.raw_poll(self._on_descriptor, _POLL_LIMIT, assemble=False):
+            if not current.raw_poll(self.sink, _POLL_LIMIT, assemble=False):
                 return
 
     def fill(self) -> bool:
@@ -123,7 +133,7 @@ class DescriptorInbox:
         if current is None:
             return False
         try:
-            current.raw_poll(self._on_descriptor, _POLL_LIMIT, assemble=False)
+            current.raw_poll(self.sink, _POLL_LIMIT, assemble=False)
             if self._own is not None and not self.is_own:
                 self._try_own(current, self._own)
         except Exception:
@@ -165,11 +175,11 @@ class DescriptorInbox:
     def _try_own(self, shared: Subscription | _Shared, own: Subscription) -> None:
         """Change over at the first descriptor on our own stream; what both say is said once."""
         before = len(self.waiting)
-        own.raw_poll(self._on_descriptor, _POLL_LIMIT, assemble=False)
+        own.raw_poll(self.sink, _POLL_LIMIT, assemble=False)
         if len(self.waiting) == before:
             return
         # The shared stream was told first, so everything up to here is in its log by now.
-        while shared.raw_poll(self._on_descriptor, _POLL_LIMIT, assemble=False):
+        while shared.raw_poll(self.sink, _POLL_LIMIT, assemble=False):
             continue
         both = sorted(set(self.waiting), key=lambda d: (d[_EPOCH], d[_SEQ]))
         self.waiting.clear()

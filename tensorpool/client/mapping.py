@@ -77,6 +77,7 @@ class MappedEpoch:
         pools: sorted by stride, so that the first that fits is the smallest (Wire §9).
         pool_memory: the same as the slots' readers and writers take them.
         mask: `seq & mask` is a slot's index.
+        mappings: of every region.
 
     Raises:
         ShmError: see `map_region`; nothing stays mapped.
@@ -132,6 +133,7 @@ class MappedEpoch:
             )
             for pool in self.pools
         ]
+        self.mappings = tuple(memory for memory, _ in self._checked)
         self._pids = [
             decode_superblock(memory[:SUPERBLOCK_BYTES]).pid for memory, _ in self._checked
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from threading import get_ident
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -14,10 +14,10 @@ import numpy.typing as npt
 from tensorpool.aeron.client import MediaDriverLost
 from tensorpool.client.attachment import Attachment
 from tensorpool.client.audience import Audience
-from tensorpool.client.claims import ClaimedFrame, Committed, SlotPlan
+from tensorpool.client.claims import ClaimedFrame, ClaimForm, Committed, SlotPlan
 from tensorpool.client.descriptors import CODEC, DescriptorOutlet
 from tensorpool.client.errors import FrameTooLarge, LeaseLost, TooManyClaims
-from tensorpool.client.hot import SlotWriter
+from tensorpool.client.hot import ProducerState, SlotWriter
 from tensorpool.client.keeper import LeaseKeeper
 from tensorpool.client.mapping import MappedEpoch
 from tensorpool.client.metadata import Metadata, make_metadata
@@ -30,9 +30,6 @@ from tensorpool.shm.errors import ShmError
 from tensorpool.wire.control import Dtype, MajorOrder
 from tensorpool.wire.driver import Role
 
-type _Form = tuple[tuple[int, ...], np.dtype[np.generic], MajorOrder, bytes, int]
-"""Shape, element type, order, embedded header and bytes of a claim."""
-
 _FORMS = 64
 """More shapes than that are worked out each time."""
 DEFAULT_LINGER_S = 1.0
@@ -41,7 +38,7 @@ _LOOK_NS = NS_PER_MS
 """How often it is looked whether the regions' files are whole."""
 
 
-class Producer(Attachment):
+class Producer(Attachment, ProducerState):
     """The one producer of a stream. For one thread at a time; `Pool.producer` makes it.
 
     Attributes:
@@ -58,7 +55,7 @@ class Producer(Attachment):
         self._seq = 0
         self._described = -1
         self._writer: SlotWriter | None = None
-        self._forms: dict[tuple[Any, ...], _Form] = {}
+        self._forms: dict[tuple[Any, ...], ClaimForm] = {}
         self._claims: dict[int, ClaimedFrame | Committed] = {}
         self._meta_version = 0
         self._look_ns = 0
@@ -130,28 +127,13 @@ class Producer(Attachment):
             ConcurrentUse, ForkedProcess, PoolClosed: see `docs/client.md`.
             RegionError: somebody has cut a region's file; new ones are on the way.
         """
-        user = self._user
-        if not user.acquire(blocking=False):
-            raise user.refusal()
-        user.thread = get_ident()
-        try:
-            version = self._meta_version if meta_version is None else meta_version
-            if dtype is None and type(array) is np.ndarray and not self._claims:
-                mapped, seq = self._ready(timeout_s), self._seq
-                assert self._writer is not None
-                is_told = self._writer.publish(
-                    array, seq, timestamp_ns, version, trace_id, self._outlet.direct_offer
-                )
-                if is_told is not None:
-                    self._seq = seq + 1
-                    self.published += 1
-                    self._described = seq
-                    if not is_told:
-                        self._describe(mapped.epoch, seq, version, trace_id)
-                    return seq
-            return self._publish_any(array, dtype, timestamp_ns, version, trace_id, timeout_s)
-        finally:
-            user.release()
+        version = self._meta_version if meta_version is None else meta_version
+        if dtype is None:
+            seq = self._publish_at_once(array, timestamp_ns, version, trace_id)
+            if seq is not None:
+                return seq
+        with self._user:
+            return self._publish(array, dtype, timestamp_ns, version, trace_id, timeout_s)
 
     def claim(  # noqa: PLR0913 - what a frame carries
         self,
@@ -185,30 +167,43 @@ class Producer(Attachment):
         Raises:
             as `publish` does; LeaseLost also at the end, if the lease ended meanwhile.
         """
+        version = self._meta_version if meta_version is None else meta_version
+        wanted = (shape, dtype, order)
+        try:
+            form = self._forms.get(wanted)
+        except TypeError:  # a list in it
+            form = None
+        if form is not None:
+            at_once: ClaimedFrame | None = self._claim_at_once(
+                ClaimedFrame, *form, timestamp_ns, version, trace_id
+            )
+            if at_once is not None:
+                return at_once
         with self._user:
-            wanted = (shape, dtype, order)
-            is_key = type(shape) is tuple and not isinstance(dtype, list)
-            form = self._forms.get(wanted) if is_key else None
             if form is None:
-                form = self._form_of(shape, dtype, order)
-                if is_key and len(self._forms) < _FORMS:
-                    self._forms[wanted] = form
-            dims, native, major, header, nbytes = form
+                dims, native, is_column, header, nbytes = self._form_of(shape, dtype, order)
+            else:
+                (_, _, _, header, nbytes), dims, native, is_column = form
             mapped = self._ready(timeout_s)
+            self._open_short_way(mapped)
             seq = self._seq
             plan = self._begin(mapped, seq, header, nbytes)
+            major = MajorOrder.COLUMN if is_column else MajorOrder.ROW
             claim = ClaimedFrame(
                 self,
                 plan,
-                plan.writer.view(seq, plan.pool_index, dims, native, order == "F"),
+                plan.writer.view(seq, plan.pool_index, dims, native, is_column),
                 seq,
                 monotonic_ns() if timestamp_ns is None else timestamp_ns,
-                self._meta_version if meta_version is None else meta_version,
+                version,
                 trace_id,
                 None if self._audience.policy is None else self._report(plan, seq, dims, major),
             )
             self._claims[seq] = claim
             self._seq = seq + 1
+            if len(self._forms) < _FORMS:
+                with suppress(TypeError):
+                    self._forms[wanted] = ClaimForm(plan, dims, native, is_column)
             return claim
 
     def metadata(
@@ -264,6 +259,50 @@ class Producer(Attachment):
 
     # -- one frame ------------------------------------------------------------------------
 
+    def _publish(  # noqa: PLR0913 - what a frame carries
+        self,
+        array: Any,
+        dtype: Dtype | None,
+        timestamp_ns: int | None,
+        version: int,
+        trace_id: int,
+        timeout_s: float | None,
+    ) -> int:
+        """After any change, and where the C module is not."""
+        if dtype is not None or type(array) is not np.ndarray or self._claims:
+            return self._publish_any(array, dtype, timestamp_ns, version, trace_id, timeout_s)
+        mapped, seq = self._ready(timeout_s), self._seq
+        self._open_short_way(mapped)
+        assert self._writer is not None
+        is_told = self._writer.publish(
+            array, seq, timestamp_ns, version, trace_id, self._outlet.direct_offer
+        )
+        if is_told is None:
+            return self._publish_any(array, dtype, timestamp_ns, version, trace_id, timeout_s)
+        self._seq = seq + 1
+        self.published += 1
+        self._described = seq
+        if not is_told:
+            self._tell(seq, version, trace_id)
+        return seq
+
+    def _open_short_way(self, mapped: MappedEpoch) -> None:
+        """From now on frames are published the shortest way."""
+        outlet, lease = self._outlet, self._lease
+        if self._version == lease.version and outlet.publication is not None:
+            self._arm(
+                lease,
+                self._version,
+                self._keeper,
+                outlet.connection,
+                self._user,
+                mapped.mappings,
+                self._writer,
+                outlet.publication,
+                self._audience,
+                self._claims,
+            )
+
     def _publish_any(  # noqa: PLR0913 - what a frame carries
         self,
         array: Any,
@@ -294,17 +333,19 @@ class Producer(Attachment):
             self._describe(mapped.epoch, seq, meta_version, trace_id)
         return seq
 
-    def _form_of(self, shape: int | tuple[int, ...], dtype: Any, order: str) -> _Form:
-        """What a claim of this shape, element type and order is made of."""
+    def _form_of(
+        self, shape: int | tuple[int, ...], dtype: Any, order: str
+    ) -> tuple[tuple[int, ...], np.dtype[np.generic], bool, bytes, int]:
+        """Dimensions, element type, whether it is column-major, embedded header and bytes."""
         native: np.dtype[np.generic]
         if isinstance(dtype, Dtype):
             native, code = OCTETS, code_of(dtype)
         else:
             native, code = wire_dtype(dtype)
         dims = (shape,) if isinstance(shape, int) else tuple(shape)
-        major = MajorOrder.COLUMN if order == "F" else MajorOrder.ROW
-        header = self._header(dims, code, major)
-        return dims, native, major, header, math.prod(dims) * native.itemsize
+        is_column = order == "F"
+        header = self._header(dims, code, MajorOrder.COLUMN if is_column else MajorOrder.ROW)
+        return dims, native, is_column, header, math.prod(dims) * native.itemsize
 
     def _begin(self, mapped: MappedEpoch, seq: int, header: bytes, nbytes: int) -> SlotPlan:
         """Take the slot of `seq`: from here on consumers know that it is being written."""
@@ -323,6 +364,10 @@ class Producer(Attachment):
         _, writer, index, header, nbytes = plan
         writer.body(seq, index, header, nbytes, timestamp_ns, meta_version, True)  # noqa: FBT003
         self.published += 1
+
+    def _tell(self, seq: int, meta_version: int, trace_id: int) -> None:
+        """Tell of a frame that the short way has committed and could not tell of."""
+        self._describe(self.epoch, seq, meta_version, trace_id)
 
     def _describe(self, epoch: int, seq: int, meta_version: int, trace_id: int) -> None:
         self._described = seq
@@ -352,6 +397,8 @@ class Producer(Attachment):
 
     def finish_claim(self, claim: ClaimedFrame) -> None:
         """For `ClaimedFrame.publish`: commit, and describe in the order of seq."""
+        if self._finish_at_once(claim) is not None:
+            return
         with self._user:
             claim.is_open = False
             claim.array.flags.writeable = False
@@ -477,8 +524,10 @@ class Producer(Attachment):
         self._seq = 0
         self._described = -1
         self._claims.clear()
+        self._forms.clear()
 
     def _on_unmap(self) -> None:
+        self._disarm()
         self._writer = None
 
     def _linger(self, linger_s: float) -> None:

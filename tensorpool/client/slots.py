@@ -7,6 +7,7 @@ Whatever changes here changes there.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -51,6 +52,7 @@ REFUSED = (ShmError, WireError)
 """What `decode_layout` raises for a header that breaks the specification."""
 _BLOCK = struct.Struct("<IQQQIQ")
 _PREFIX_BYTES = 8
+_SEQS = 1 << 63
 _MESSAGE_BYTES = _PREFIX_BYTES + _BLOCK.size
 
 
@@ -375,15 +377,16 @@ class DescriptorSink:
     Args:
         prefix: the descriptors' message header.
         stream_id: the stream.
-        append: called with each (Wire §10.2.1).
+        waiting: gets each (Wire §10.2.1).
+
+    Attributes:
+        waiting: the queue of those that were not taken yet.
     """
 
-    def __init__(
-        self, prefix: bytes, stream_id: int, append: Callable[[Descriptor], object]
-    ) -> None:
+    def __init__(self, prefix: bytes, stream_id: int, waiting: deque[Descriptor]) -> None:
         self._prefix = prefix
         self._stream_id = stream_id
-        self._append = append
+        self.waiting = waiting
 
     def __call__(self, buffer: Any, _: Any) -> None:
         """Keep the fragment if it is such a descriptor: others may share the stream (Wire §5)."""
@@ -391,8 +394,9 @@ class DescriptorSink:
         if len(view) != _MESSAGE_BYTES or view[:_PREFIX_BYTES] != self._prefix:
             return
         descriptor = _BLOCK.unpack_from(view, _PREFIX_BYTES)
-        if descriptor[0] == self._stream_id:
-            self._append(descriptor)
+        # A seq beyond these can stand in no commit word (Wire §8.3).
+        if descriptor[0] == self._stream_id and descriptor[2] < _SEQS:
+            self.waiting.append(descriptor)
 
 
 def _views(ring: Any) -> tuple[memoryview, memoryview]:

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from threading import get_ident
 
 from tensorpool.client.errors import ConcurrentUse
+from tensorpool.client.hot import UserGate
 
 CLOSE_PATIENCE_S = 2.0
 """A use by another thread notices a close at its next look."""
 _LOOK_S = 0.001
 
 
-class OneUser:
+class OneUser(UserGate):
     """Lets one thread in at a time and refuses the second instead of letting it wait.
 
     A second thread is a mistake of the program, never a matter of luck: whoever reads frames
     beside another reads every other frame.
-
-    Used by hand, since it stands on the path of every frame:
-
-        if not user.acquire(False):
-            raise user.refusal()
-        user.thread = get_ident()
-        try: ...
-        finally: user.release()
     """
 
-    __slots__ = ("_lender", "_lock", "_maker", "acquire", "release", "thread", "what")
+    __slots__ = ("_lender", "_maker", "what")
 
     def __init__(self, what: str, maker: str = "") -> None:
+        super().__init__()
         self.what = what
         self._maker = maker or what
         self._lender: OneUser | None = None
-        self._lock = threading.Lock()
-        self.acquire = self._lock.acquire
-        self.release = self._lock.release
-        self.thread = 0
 
     def refusal(self) -> ConcurrentUse:
         """The error for whoever comes in between."""
@@ -58,7 +47,7 @@ class OneUser:
         Raises:
             ConcurrentUse: it is in use, or lent already.
         """
-        if not self.acquire(blocking=False):
+        if not self.enter():
             raise self.refusal()
         self._lender = to
 
@@ -66,7 +55,7 @@ class OneUser:
         """It is lent no longer; idempotent."""
         if self._lender is not None:
             self._lender = None
-            self.release()
+            self.leave()
 
     def __enter__(self) -> None:
         """Begin a use.
@@ -74,13 +63,12 @@ class OneUser:
         Raises:
             ConcurrentUse: another thread, or an outer call of this one, is in between.
         """
-        if not self.acquire(blocking=False):
+        if not self.enter():
             raise self.refusal()
-        self.thread = get_ident()
 
     def __exit__(self, *_: object) -> None:
         """End the use."""
-        self.release()
+        self.leave()
 
     def wait_free(self, timeout_s: float) -> None:
         """Until a use by another thread has ended, `timeout_s` seconds at most.
@@ -88,18 +76,13 @@ class OneUser:
         A use by this thread goes on: it is what asks. One that is lent is in use while the one it
         is lent to is.
         """
-        if self._lender is not None:
-            deadline_s = time.monotonic() + timeout_s
-            while self._is_lent_elsewhere() and time.monotonic() < deadline_s:
-                time.sleep(_LOOK_S)
-            return
-        if self.is_used_elsewhere() and self.acquire(timeout=timeout_s):
-            self.release()
+        deadline_s = time.monotonic() + timeout_s
+        while self._is_used_by_others() and time.monotonic() < deadline_s:
+            time.sleep(_LOOK_S)
 
     def is_used_elsewhere(self) -> bool:
         """Whether another thread uses it now."""
-        return self._lock.locked() and self.thread != get_ident()
+        return self.is_in_use and self.thread != get_ident()
 
-    def _is_lent_elsewhere(self) -> bool:
-        lender = self._lender
-        return lender is not None and lender.is_used_elsewhere()
+    def _is_used_by_others(self) -> bool:
+        return (self if self._lender is None else self._lender).is_used_elsewhere()

@@ -33,7 +33,7 @@ def check_rings(settings: HostSettings) -> Iterator[Finding]:
                 f"{size(largest.stride_bytes)} are {size(ring)}, the last-level cache has "
                 f"{size(cache)}",
                 "a ring is as small as the rate and the slowest consumer allow: beyond the cache "
-                "each frame is written to and read from main memory",
+                "each frame is read from main memory",
                 f"profiles.{profile.name}.header_nslots = {1 << fitting.bit_length() - 1} or less "
                 "stays in the cache; leave it if consumers need the time",
             )

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import weakref
+from collections import deque
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -355,22 +356,24 @@ def test_view_keeps_its_memory_mapped(name: str) -> None:
 
 @both
 def test_sink_keeps_the_descriptors_of_its_stream(name: str) -> None:
-    kept: list[tuple[int, ...]] = []
-    sink = implementation(name).DescriptorSink(PREFIX, STREAM, kept.append)
+    kept: deque[tuple[int, ...]] = deque()
+    sink = implementation(name).DescriptorSink(PREFIX, STREAM, kept)
     values = (STREAM, EPOCH, 8, NULL_U64, NULL_U32, 2**64 - 1)
     good = PREFIX + BLOCK.pack(*values)
     for message in (good, bytearray(good)):
         sink(message, None)
-    assert kept == [values, values]
+    assert list(kept) == [values, values]
     for other in (
         b"",
         good[:-1],
         good + b"\0",
         b"\1" + good[1:],
         PREFIX + BLOCK.pack(STREAM + 1, *values[1:]),
+        PREFIX + BLOCK.pack(STREAM, EPOCH, 2**63, *values[3:]),
     ):
         sink(other, None)
-    assert kept == [values, values]
+    assert list(kept) == [values, values]
+    assert sink.waiting is kept
 
 
 _WRITE_FOREVER = """

@@ -60,7 +60,7 @@ def test_what_is_lent_is_used_through_the_one_it_is_lent_to() -> None:
     consumer.wait_free(60)
     with consumer:
         consumer.take_back()  # not lent: nothing to take back
-        assert consumer.acquire(blocking=False) is False
+        assert consumer.enter() is False
     thread.join()
 
 
