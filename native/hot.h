@@ -1,7 +1,10 @@
 /* The per-frame path in C: one call a frame instead of some sixty bytecodes and a dozen calls.
  *
- * Each type here has a twin of equal behaviour in tensorpool/client/slots.py, which is what runs
- * where this module was not built; tests/unit/client/test_slots.py holds both to the same cases.
+ * Where this module was not built, twins in tensorpool/client/slots.py and states.py run instead.
+ * Readers, writers and sinks behave like theirs (tests/unit/client/test_slots.py holds both to the
+ * same cases). The states of producers, consumers and claims know a shorter way here: while nothing
+ * has changed since they were armed, they do what Producer and Consumer do in Python after any change
+ * (tests/unit/client/test_short_way.py); their twins always leave it to those.
  */
 #ifndef TENSORPOOL_HOT_H
 #define TENSORPOOL_HOT_H

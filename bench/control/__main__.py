@@ -12,6 +12,7 @@ from typing import Any
 
 from bench import progress
 from bench.control import epochs, level
+from bench.control.crowd import Crowd
 from bench.control.layout import DEFAULT_AHEAD_BYTES, host_config
 from bench.control.session import Session
 from bench.host import bench_host
@@ -55,7 +56,10 @@ def measure(counts: list[int], amounts: level.Amounts, rounds: int) -> dict[str,
     sizes = epochs.pool_sizes()
     results: dict[str, Any] = origin() | {"load": [os.getloadavg()[0]], **amounts}
     for name, ahead_bytes in (("epochs", 0), ("epochs_ahead", 2 * max(sizes))):
-        with _session(1, sizes, ahead_bytes) as (session, pids):
+        with _session(2, sizes, ahead_bytes) as (session, pids):
+            bystander = Crowd(session)  # without any client the driver looks seldom
+            bystander.grow(1)
+            session.meanwhile = bystander.step
             results[name] = [
                 epochs.measure(session, number, sizes[number], pids["driver"], rounds)
                 for number in progress.rounds(len(sizes), "pool sizes")

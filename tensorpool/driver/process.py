@@ -25,7 +25,7 @@ from tensorpool.wire.driver import ShutdownReason
 ROLE = "driver"
 _BUSY_PARK_NS = NS_PER_MS
 _QUIET_PARK_NS = 8 * NS_PER_MS
-_DESERTED_PARK_NS = 25 * NS_PER_MS
+_DESERTED_PARK_NS = 40 * NS_PER_MS
 """While nobody has a lease: who comes first waits that long once, and each look of a host at rest
 costs far more than it does of a busy one."""
 _PROVISIONING_PAUSE_S = 0.2e-3

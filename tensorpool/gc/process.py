@@ -16,7 +16,7 @@ from tensorpool.registry import DriverState
 from tensorpool.settings import HostSettings
 
 ROLE = "gc"
-_PERIOD_S = 0.04
+_PERIOD_S = 0.08
 """How often it looks at the registry: the most that a driver short of space waits."""
 _STOP_WAIT_NS = NS_PER_S
 _log = logging.getLogger(__name__)

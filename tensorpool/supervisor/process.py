@@ -16,7 +16,7 @@ from tensorpool.supervisor.exposition import samples
 
 ROLE = "supervisor"
 _BUSY_PARK_NS = 4 * NS_PER_MS
-_QUIET_PARK_NS = 40 * NS_PER_MS
+_QUIET_PARK_NS = 80 * NS_PER_MS
 """Nobody waits for a config as for an attach."""
 _log = logging.getLogger(__name__)
 
