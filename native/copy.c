@@ -52,6 +52,7 @@ enum { LINE = 64 };
 
 static void stream(char *target, const char *source, size_t nbytes)
 {
+    _mm_sfence(); /* nor does any keep them behind the word that says that the slot is written */
     size_t whole = nbytes - nbytes % LINE;
     for (size_t at = 0; at < whole; at += LINE) {
         __m128i a = _mm_loadu_si128((const __m128i *)(source + at));
@@ -64,7 +65,7 @@ static void stream(char *target, const char *source, size_t nbytes)
         _mm_stream_si128((__m128i *)(target + at + 48), d);
     }
     memcpy(target + whole, source + whole, nbytes - whole);
-    _mm_sfence(); /* no release orders such stores */
+    _mm_sfence(); /* no release keeps such stores before it */
 }
 #endif
 

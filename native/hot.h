@@ -39,6 +39,18 @@ enum {
     MESSAGE_HEADER_BYTES = 8,
 };
 
+/* An integer of Python's, or what can stand for one, as numpy's can; 0, or -1 with an error. */
+static inline int u64_of(PyObject *value, uint64_t *number)
+{
+    PyObject *index = PyNumber_Index(value);
+    if (index == NULL) {
+        return -1;
+    }
+    *number = PyLong_AsUnsignedLongLong(index);
+    Py_DECREF(index);
+    return *number == UINT64_MAX && PyErr_Occurred() ? -1 : 0;
+}
+
 /* A header slot (Wire §8.2). Explicit padding: C would put 4 bytes before a u64 at offset 18. */
 typedef struct {
     _Atomic uint64_t commit;

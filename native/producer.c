@@ -107,13 +107,12 @@ static PyObject *committed(ProducerState *self, long long seq, int is_told, PyOb
 /* For who is inside the gate. */
 static PyObject *publish(ProducerState *self, PyObject *const *args)
 {
+    uint64_t meta_version, trace_id;
+    if (u64_of(args[2], &meta_version) < 0 || u64_of(args[3], &trace_id) < 0) {
+        return NULL;
+    }
     if (!is_clear(self)) {
         Py_RETURN_NONE;
-    }
-    unsigned long long meta_version = PyLong_AsUnsignedLongLong(args[2]);
-    unsigned long long trace_id = PyLong_AsUnsignedLongLong(args[3]);
-    if (PyErr_Occurred()) {
-        return NULL;
     }
     PyObject *offer = direct_offer(self);
     if (offer == NULL) {
@@ -154,17 +153,21 @@ static PyObject *claim(ProducerState *self, PyObject *const *args)
         PyErr_SetString(PyExc_TypeError, "a SlotPlan is needed");
         return NULL;
     }
+    uint64_t timestamp_ns = 0, meta_version, trace_id;
+    if ((args[5] != Py_None && u64_of(args[5], &timestamp_ns) < 0) ||
+        u64_of(args[6], &meta_version) < 0 || u64_of(args[7], &trace_id) < 0) {
+        return NULL;
+    }
+    if (args[5] == Py_None) {
+        timestamp_ns = monotonic_ns();
+    }
+    long index = PyLong_AsLong(PyTuple_GET_ITEM(plan, PLAN_POOL));
+    if (index == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
     if (!is_clear(self) || PyTuple_GET_ITEM(plan, PLAN_WRITER) != self->writer ||
         reports_progress(self)) {
         Py_RETURN_NONE;
-    }
-    unsigned long long timestamp_ns =
-        args[5] == Py_None ? monotonic_ns() : PyLong_AsUnsignedLongLong(args[5]);
-    unsigned long long meta_version = PyLong_AsUnsignedLongLong(args[6]);
-    unsigned long long trace_id = PyLong_AsUnsignedLongLong(args[7]);
-    long index = PyLong_AsLong(PyTuple_GET_ITEM(plan, PLAN_POOL));
-    if (PyErr_Occurred()) {
-        return NULL;
     }
     ClaimState *made = (ClaimState *)type->tp_alloc(type, 0);
     if (made == NULL) {
@@ -196,6 +199,10 @@ static PyObject *claim(ProducerState *self, PyObject *const *args)
 /* Whether it is the only one, of this epoch, and nothing has changed since. */
 static int is_only_claim(ProducerState *self, ClaimState *claim)
 {
+    if (claim->array == NULL || claim->plan == NULL || !PyTuple_Check(claim->plan) ||
+        PyTuple_GET_SIZE(claim->plan) != PLAN_FIELDS) {
+        return 0; /* whoever deletes or replaces them gets Python's error */
+    }
     if (!guard_holds(&self->guard) || PyDict_GET_SIZE(self->claims) != 1 || !claim->is_open ||
         PyTuple_GET_ITEM(claim->plan, PLAN_WRITER) != self->writer) {
         return 0;

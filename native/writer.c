@@ -195,8 +195,8 @@ Published writer_send(PyObject *object, PyObject *source, uint64_t seq, PyObject
     if (pool == NULL || nbytes > UINT32_MAX) {
         return NOT_THIS_WAY;
     }
-    uint64_t captured_ns = timestamp_ns == Py_None ? 0 : PyLong_AsUnsignedLongLong(timestamp_ns);
-    if (captured_ns == UINT64_MAX && PyErr_Occurred()) {
+    uint64_t captured_ns = 0;
+    if (timestamp_ns != Py_None && u64_of(timestamp_ns, &captured_ns) < 0) {
         return FAILED;
     }
     if (meta_version > UINT32_MAX) {
@@ -238,10 +238,9 @@ static PyObject *writer_publish(PyObject *object, PyObject *const *args, Py_ssiz
                         "publish(array, seq, timestamp_ns, meta_version, trace_id, offer)");
         return NULL;
     }
-    uint64_t seq = PyLong_AsUnsignedLongLong(args[1]);
-    uint64_t meta_version = PyLong_AsUnsignedLongLong(args[3]);
-    uint64_t trace_id = PyLong_AsUnsignedLongLong(args[4]);
-    if (PyErr_Occurred()) {
+    uint64_t seq, meta_version, trace_id;
+    if (u64_of(args[1], &seq) < 0 || u64_of(args[3], &meta_version) < 0 ||
+        u64_of(args[4], &trace_id) < 0) {
         return NULL;
     }
     switch (writer_send(object, args[0], seq, args[2], meta_version, trace_id, args[5])) {

@@ -490,6 +490,7 @@ class Consumer(Attachment, ConsumerState[Frame]):
     def _set_aside(self, descriptor: Descriptor) -> None:
         """Of another epoch than the mapped one: its announce is on the way, or it is over."""
         if self._mapped is None or descriptor[_EPOCH] > self._mapped.epoch:
+            self._disarm()
             self._held.append(descriptor)
             self._version = -1 if self._lease.regions is not None else self._version
         else:

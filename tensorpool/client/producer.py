@@ -17,7 +17,7 @@ from tensorpool.client.audience import Audience
 from tensorpool.client.claims import ClaimedFrame, ClaimForm, Committed, SlotPlan
 from tensorpool.client.descriptors import CODEC, DescriptorOutlet
 from tensorpool.client.errors import FrameTooLarge, LeaseLost, TooManyClaims
-from tensorpool.client.hot import ProducerState, SlotWriter
+from tensorpool.client.hot import ProducerState, SlotWriter, is_native
 from tensorpool.client.keeper import LeaseKeeper
 from tensorpool.client.mapping import MappedEpoch
 from tensorpool.client.metadata import Metadata, make_metadata
@@ -289,6 +289,8 @@ class Producer(Attachment, ProducerState):
     def _open_short_way(self, mapped: MappedEpoch) -> None:
         """From now on frames are published the shortest way."""
         outlet, lease = self._outlet, self._lease
+        if is_native:
+            self._look_ns = 0  # who comes back from there looks at once
         if self._version == lease.version and outlet.publication is not None:
             self._arm(
                 lease,
@@ -524,10 +526,10 @@ class Producer(Attachment, ProducerState):
         self._seq = 0
         self._described = -1
         self._claims.clear()
-        self._forms.clear()
 
     def _on_unmap(self) -> None:
         self._disarm()
+        self._forms.clear()
         self._writer = None
 
     def _linger(self, linger_s: float) -> None:

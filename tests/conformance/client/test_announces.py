@@ -174,6 +174,20 @@ def test_an_epoch_that_ended_while_its_client_was_held_up_is_no_protocol_error(
         assert len(driver.of(ShmAttachRequest)) == 1
 
 
+@pytest.mark.clause("Wire §15.1-2")
+def test_who_hears_of_an_epoch_before_its_announce_looks_at_the_mapped_one(
+    driver: ScriptedDriver, pool: tensorpool.Pool, happened: Happened
+) -> None:
+    with pool.consumer(STREAM) as view:
+        await_mapped(view, driver)
+        mapped, driver.regions = driver.regions, driver.new_regions()
+        mapped.overwrite_superblocks(epoch=9)
+        driver.describe(0)
+        wait_until(
+            lambda: polled_epoch(view) != mapped.epoch and happened("protocol_error"), 10, "a look"
+        )
+
+
 @pytest.mark.clause("Wire §15.1-2", "Wire §15.14-1")
 @pytest.mark.parametrize("field", ["magic", "epoch", "pid"])
 @pytest.mark.parametrize("role", ["consumer", "producer"])

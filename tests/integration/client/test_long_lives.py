@@ -39,6 +39,20 @@ def test_what_was_closed_does_not_wait_for_the_collector(pool: tensorpool.Pool) 
         gc.enable()
 
 
+def test_whoever_is_closed_maps_nothing(pool: tensorpool.Pool) -> None:
+    """Its regions may be gone from their directory: a mapping would keep their memory."""
+    with pool.consumer(STREAM) as view, pool.producer(STREAM) as camera:
+        with camera.claim(4, np.uint8) as frame:
+            frame.array[:] = 7
+        camera.publish(np.zeros(4))
+        assert view.next(10) is not None
+        assert view.next(10) is not None
+        mapped = weakref.ref(camera._mapped), weakref.ref(view._mapped)
+    del frame
+    gc.collect()
+    assert [reference() for reference in mapped] == [None, None]
+
+
 def test_a_pool_still_closes_what_its_user_forgot(pool: tensorpool.Pool) -> None:
     forgotten = pool.consumer(STREAM)
     with pool.consumer(STREAM):

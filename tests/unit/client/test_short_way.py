@@ -360,6 +360,29 @@ def test_which_claims_are_for_python(ends: Ends, why: str) -> None:
     assert ends.producer.published == 0
 
 
+@pytest.mark.parametrize("name", ["array", "_plan"])
+def test_a_claim_that_lacks_a_part_is_for_python(ends: Ends, name: str) -> None:
+    frame = ends.claim()
+    delattr(frame, name)
+    assert ends.producer._finish_at_once(frame) is None
+    assert ends.claims
+
+
+def test_numpy_integers_are_integers(ends: Ends) -> None:
+    numbers = (np.uint64(5), np.int32(6), np.uint8(7))
+    for _ in range(2):
+        ends.producer._publish_at_once(np.zeros(2), *numbers)
+        ends.producer._finish_at_once(ends.claim(*numbers))
+    for _ in range(4):
+        read = ends.take()
+        assert (read.timestamp_ns, read.meta_version, read.trace_id) == (5, 6, 7)
+    with pytest.raises(TypeError):
+        ends.claim(1.5, 0, 0)
+    with pytest.raises(OverflowError):
+        ends.claim(-1, 0, 0)
+    assert ends.gate.is_in_use is False
+
+
 def test_a_claim_that_could_not_be_told_directly_is_told_in_python(ends: Ends) -> None:
     frame = ends.claim(1, 2, 3)
     ends.audience.side_streams = (object(),)
