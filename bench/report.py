@@ -84,6 +84,7 @@ def document(
         "## Method",
         METHOD,
         "## Targets",
+        COMMANDS,
         _targets(results),
     ]
     if has_plot:
@@ -128,6 +129,11 @@ def document(
 INTRODUCTION = """\
 tensorpool beside what a Python user could pick instead, by `make bench`; to compare two result
 files: `python -m bench.compare BEFORE AFTER`."""
+
+COMMANDS = """\
+`python -m bench.peers --report` measures the rows of this table, `python -m bench.control` and
+`python -m bench.idle` those further down, `make bench` all of them. A row that is missed leads to
+how far it is, what was tried, and what the limit is."""
 
 METHOD = """\
 Producer and consumers are processes of their own. A frame carries its time of sending and its
