@@ -140,7 +140,6 @@ static inline char *pool_slot(const Regions *regions, const Pool *pool, uint64_t
 
 enum { STREAMED_BYTES = 256 * 1024 }; /* less stays in a core's own cache whatever the pool is */
 
-int is_streamed(uint64_t pool_bytes);
 void copy_payload(char *target, const void *source, size_t nbytes, int streamed);
 
 /* A C-level frame: `tensorpool.client.frame.Frame` derives from it and adds what is not hot. */

@@ -19,7 +19,6 @@ static int pool_open(Pool *pool, PyObject *item, uint64_t nslots, int writable)
     }
     pool->pool_id = (uint16_t)pool_id;
     pool->stride = stride;
-    pool->streamed = is_streamed(stride * nslots);
     if (stride > (uint64_t)PY_SSIZE_T_MAX / nslots ||
         (uint64_t)pool->buffer.len < SUPERBLOCK_BYTES + nslots * stride) {
         PyErr_SetString(PyExc_ValueError, "a pool's mapping is shorter than its slots");

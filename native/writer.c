@@ -30,13 +30,13 @@ typedef struct {
 static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"ring", "pools", "nslots", "stream_id", "epoch",
-                            "prefix", "encode", NULL};
+                            "prefix", "encode", "cache_bytes", NULL};
     PyObject *ring, *pools, *encode;
-    unsigned long long nslots, epoch;
+    unsigned long long nslots, epoch, cache_bytes;
     unsigned int stream_id;
     Py_buffer prefix;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOKIKy*O", names, &ring, &pools, &nslots,
-                                     &stream_id, &epoch, &prefix, &encode)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOKIKy*OK", names, &ring, &pools, &nslots,
+                                     &stream_id, &epoch, &prefix, &encode, &cache_bytes)) {
         return NULL;
     }
     SlotWriter *self = NULL;
@@ -60,6 +60,11 @@ static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     self->encode = Py_NewRef(encode);
     if (self->message == NULL || regions_open(&self->regions, ring, pools, nslots, 1) < 0) {
         Py_CLEAR(self);
+        goto done;
+    }
+    for (int i = 0; i < self->regions.pool_count; i++) {
+        Pool *pool = &self->regions.pools[i];
+        pool->streamed = pool->stride * nslots > cache_bytes;
     }
 done:
     PyBuffer_Release(&prefix);

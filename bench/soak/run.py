@@ -22,6 +22,7 @@ from bench.soak.sampler import (
     count_epochs,
 )
 from tensorpool.config import load, to_settings
+from tensorpool.config.space import region_files_bytes
 from tensorpool.settings import HostSettings
 
 _LOOK_S = 0.2
@@ -101,7 +102,10 @@ def _restarted(sampler: Sampler) -> list[str]:
 
 def _unsettled(settings: HostSettings, plan: Plan) -> list[str]:
     """What does not come to rest after the last client has left, in words."""
-    kept = plan.streams * (settings.policies.epoch_gc_keep + 1)  # and one made ahead
+    profile = settings.profile("soak")
+    strides = [pool.stride_bytes for pool in profile.pools]
+    epoch_bytes = region_files_bytes(profile.header_nslots, strides, page_bytes=1)
+    kept = plan.streams * (settings.epochs_at_once(epoch_bytes) - 1)  # none is in the making
     deadline = time.monotonic() + _SETTLE_S
     while True:
         leases = active_leases(settings)

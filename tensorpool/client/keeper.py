@@ -75,6 +75,8 @@ _REST_S = 0.004
 _TICK_NS = 50 * NS_PER_MS
 """How often a lease's traffic is looked after: thousands of leases share one thread."""
 _POLL_LIMIT = 64
+_CATCH_UP_POLLS = 64
+"""For what a process has missed while it was stopped; more is heard by the thread, as ever."""
 _ID_TAKEN = "client_id already attached"
 _INTERESTING = {
     (schema.schema_id, schema.by_type[kind].template_id)
@@ -245,8 +247,9 @@ class LeaseKeeper:
         with self._lock:
             if self._client is not None:
                 with suppress(MediaDriverLost):  # then the keeper's thread says so
-                    while self._channels.poll(self._on_fragment, _POLL_LIMIT):
-                        pass
+                    for _ in range(_CATCH_UP_POLLS):
+                        if not self._channels.poll(self._on_fragment, _POLL_LIMIT):
+                            break
             with lease.changed:
                 if lease.status is not LeaseStatus.ATTACHED or lease.regions is not regions:
                     return False

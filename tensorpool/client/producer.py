@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -26,6 +27,7 @@ from tensorpool.client.slots import encode_header
 from tensorpool.client.sources import as_source, code_of
 from tensorpool.client.tensors import OCTETS, contiguous_header, wire_dtype
 from tensorpool.clock import NS_PER_MS, monotonic_ns
+from tensorpool.processor import last_level_cache_bytes
 from tensorpool.shm.errors import ShmError
 from tensorpool.wire.control import Dtype, MajorOrder
 from tensorpool.wire.driver import Role
@@ -522,6 +524,7 @@ class Producer(Attachment, ProducerState):
             mapped.epoch,
             CODEC.header,
             encode_header,
+            last_level_cache_bytes() or sys.maxsize,
         )
         self._seq = 0
         self._described = -1

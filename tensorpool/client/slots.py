@@ -255,6 +255,7 @@ class SlotWriter:
         prefix: the descriptors' message header.
         encode: the embedded header of an array that is contiguous, column-major if the second
             argument is true; raises TensorError if it cannot be published.
+        cache_bytes: of the last-level cache; large frames go past it into larger pools, in C.
     """
 
     def __init__(  # noqa: PLR0913 - a snapshot of its surroundings
@@ -266,6 +267,7 @@ class SlotWriter:
         epoch: int,
         prefix: bytes,
         encode: Callable[[AnyArray, int], bytes],
+        cache_bytes: int,  # noqa: ARG002 - numpy copies as it does
     ) -> None:
         self._ring, self._words = _views(ring)
         self._pools = list(pools)

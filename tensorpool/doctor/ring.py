@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import glob
-import re
 from collections.abc import Iterator
 
 from tensorpool.doctor.finding import Finding, Severity
 from tensorpool.doctor.texts import size
+from tensorpool.processor import last_level_cache_bytes
 from tensorpool.settings import HostSettings
 from tensorpool.shm.layout import payload_pool_bytes
-
-_CACHES = "/sys/devices/system/cpu/cpu0/cache/index*/size"
-_SIZE = re.compile(r"(\d+)([KMG]?)")
-_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
 
 
 def check_rings(settings: HostSettings) -> Iterator[Finding]:
@@ -37,14 +32,3 @@ def check_rings(settings: HostSettings) -> Iterator[Finding]:
                 f"profiles.{profile.name}.header_nslots = {1 << fitting.bit_length() - 1} or less "
                 "stays in the cache; leave it if consumers need the time",
             )
-
-
-def last_level_cache_bytes(pattern: str = _CACHES) -> int | None:
-    """Size of the largest cache of the first processor; None if the kernel does not say."""
-    sizes = []
-    for path in glob.glob(pattern):
-        with open(path, encoding="ascii") as file:
-            match = _SIZE.match(file.read())
-        if match is not None:
-            sizes.append(int(match[1]) << _SHIFTS[match[2]])
-    return max(sizes, default=None)

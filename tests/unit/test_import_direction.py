@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"child", "config"}),
     frozenset({"logs", "metrics", "host_lock", "namespace", "cgroup", "aeron_directory"}),
     frozenset({"settings", "wire", "shm", "native"}),
-    frozenset({"errors", "clock", "version", "fault_points", "pid_namespace", "_hot"}),
+    frozenset({"errors", "clock", "version", "fault_points", "pid_namespace", "processor", "_hot"}),
 )
 LEVEL = {part: number for number, row in enumerate(LAYERS) for part in row}
 NO_ROW = "{} has no row in LAYERS: give it one"

@@ -58,7 +58,7 @@ class Regions:
 
     def writer(self, code: Any, encode: Callable[..., bytes] = encode_header) -> Any:
         pools = [(*pool, memory) for pool, memory in zip(POOLS, self.memory, strict=True)]
-        return code.SlotWriter(self.ring, pools, NSLOTS, STREAM, EPOCH, PREFIX, encode)
+        return code.SlotWriter(self.ring, pools, NSLOTS, STREAM, EPOCH, PREFIX, encode, 1 << 20)
 
     def reader(self, code: Any, decode: Callable[..., Any] = decode_layout) -> Any:
         pools = [
