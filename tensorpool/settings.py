@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+EPOCHS_AHEAD = 2
+"""Made ahead of need for a stream: a producer that comes takes one, and its end the other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -238,7 +241,7 @@ class HostSettings:
         raise KeyError(name)
 
     def is_made_ahead(self, epoch_bytes: int) -> bool:
-        """Whether a stream with epochs of this size has its next one made ahead of need.
+        """Whether a stream with epochs of this size has its next ones made ahead of need.
 
         Huge and locked pages are counted out by whoever set them aside, and a refused lock ends
         the driver (Driver §17): there is none of them.
@@ -246,6 +249,10 @@ class HostSettings:
         is_scarce = self.shm.require_hugepages or self.policies.mlock_shm
         return not is_scarce and epoch_bytes <= self.policies.prepare_ahead_max_bytes
 
+    def epochs_ahead(self, epoch_bytes: int) -> int:
+        """How many epochs of this size are held ready ahead of need."""
+        return EPOCHS_AHEAD if self.is_made_ahead(epoch_bytes) else 0
+
     def epochs_at_once(self, epoch_bytes: int) -> int:
-        """How many epochs of this size a stream has: those kept, one in the making, one ahead."""
-        return self.policies.epoch_gc_keep + 1 + self.is_made_ahead(epoch_bytes)
+        """How many epochs of this size a stream has: those kept, one in the making, those ahead."""
+        return self.policies.epoch_gc_keep + 1 + self.epochs_ahead(epoch_bytes)

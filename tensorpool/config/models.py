@@ -152,7 +152,7 @@ class PoliciesTable(Table):
     )
     prepare_ahead_max_bytes: Uint64 = Field(
         1 << 20,
-        description="Largest epoch of a stream whose next one is made ahead of need; 0: none.",
+        description="Largest epoch of a stream whose next two are made ahead of need; 0: none.",
     )
     epoch_gc_enabled: Flag = Field(default=True, description="Delete old epochs.")
     epoch_gc_keep: PositiveUint32 = Field(

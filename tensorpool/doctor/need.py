@@ -29,7 +29,7 @@ class Need:
 
     Attributes:
         region_bytes: regions of `epoch_gc_keep` epochs of each static stream, of the one that is
-            made before the oldest may go, and of one ahead of need; the registry.
+            made before the oldest may go, and of those ahead of need; the registry.
         aeron_bytes: Aeron's own files and term buffers of the host's own publications and of one
             producer and one consumer a static stream.
         process_bytes: private memory of the processes.
@@ -52,16 +52,21 @@ def need_of(settings: HostSettings) -> Need:
     policies = settings.policies
     profiles = [settings.profile(stream.profile) for stream in settings.streams]
     epochs = map(epoch_bytes, profiles)
-    regions = sum(1 + len(profile.pools) for profile in profiles)
     processes = 5 if settings.supervisor is not None else 4
     return Need(
         region_bytes=sum(nbytes * settings.epochs_at_once(nbytes) for nbytes in epochs)
         + registry_bytes(policies.max_streams, policies.max_leases),
         aeron_bytes=MEDIA_DRIVER_FILES_BYTES + sum(map(log_bytes, _channels(settings))),
         process_bytes=processes * _PROCESS_BYTES,
-        # While an epoch replaces another, both are mapped; one made ahead has its directory open.
-        fds=_PROCESS_FDS + 2 * regions + len(profiles),
+        fds=_PROCESS_FDS + sum(_epoch_fds(settings, profile) for profile in profiles),
     )
+
+
+def _epoch_fds(settings: HostSettings, profile: Profile) -> int:
+    """Of one stream: one a mapped region, and of an epoch made ahead its directory."""
+    ahead = settings.epochs_ahead(epoch_bytes(profile))
+    # The one in service, and those ahead or the one that is replacing it.
+    return (1 + max(1, ahead)) * (1 + len(profile.pools)) + ahead
 
 
 def locked_bytes(settings: HostSettings) -> int:

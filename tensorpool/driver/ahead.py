@@ -1,12 +1,14 @@
 """Epochs made before they are needed: whoever attaches as a producer then waits for no file.
 
-One a stream, and of small streams only (`policies.prepare_ahead_max_bytes`). It takes as much
-memory as the epoch in service; it is a favour, and where something is short there is none.
+Of small streams only (`policies.prepare_ahead_max_bytes`), and one after the other, so that each is
+above the one before. Each takes as much memory as the epoch in service; they are a favour, and
+where something is short there are none.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 
 from tensorpool.clock import NS_PER_S, monotonic_ns
 from tensorpool.driver.epoch import EpochPlan
@@ -19,27 +21,28 @@ _PAUSE_NS = 60 * NS_PER_S
 
 
 class EpochsAhead:
-    """At most one epoch a stream, being made or ready, above every other of the stream."""
+    """A few epochs a stream, ready or the last of them being made, above the one in service."""
 
     def __init__(self, settings: HostSettings, provisioner: Provisioner) -> None:
         self._settings = settings
         self._provisioner = provisioner
         self._making: dict[int, EpochPlan] = {}
-        self._ready: dict[int, Provisioned] = {}
+        self._ready: dict[int, deque[Provisioned]] = {}
+        """Oldest first; none of them empty."""
         self._unwanted: set[EpochPlan] = set()
         self._not_before_ns = 0
 
     @property
     def ready_bytes(self) -> int:
         """Bytes of those that are ready; any thread may ask."""
-        return sum(result.plan.total_bytes for result in list(self._ready.values()))
+        return sum(ready[0].plan.total_bytes * len(ready) for ready in list(self._ready.values()))
 
     def wants(self, plan: EpochPlan) -> bool:
         """Whether an epoch like this should be made ahead now."""
         return (
-            self._settings.is_made_ahead(plan.total_bytes)
-            and plan.stream_id not in self._making
-            and plan.stream_id not in self._ready
+            plan.stream_id not in self._making
+            and len(self._ready.get(plan.stream_id, ()))
+            < self._settings.epochs_ahead(plan.total_bytes)
             and monotonic_ns() >= self._not_before_ns
         )
 
@@ -60,7 +63,7 @@ class EpochsAhead:
             return False
         del self._making[stream_id]
         if result.epoch is not None:
-            self._ready[stream_id] = result
+            self._ready.setdefault(stream_id, deque()).append(result)
         else:
             self._not_before_ns = monotonic_ns() + _PAUSE_NS
             fields = {"stream_id": stream_id, "why": str(result.error)}
@@ -68,19 +71,21 @@ class EpochsAhead:
         return True
 
     def serve(self, stream_id: int) -> bool:
-        """Let the stream's be the result that its provisioning waits for; whether there is one."""
-        if self._making.pop(stream_id, None) is not None:
-            return True
-        result = self._ready.pop(stream_id, None)
-        if result is not None:
-            self._provisioner.hand_over(result)
-        return result is not None
+        """Let the oldest be the result that its provisioning waits for; whether there is one."""
+        ready = self._ready.get(stream_id)
+        if ready is None:
+            return self._making.pop(stream_id, None) is not None
+        self._provisioner.hand_over(ready.popleft())
+        if not ready:
+            del self._ready[stream_id]
+        return True
 
     def drop(self, stream_id: int) -> None:
         """The stream is served no longer."""
         if (plan := self._making.pop(stream_id, None)) is not None:
             self._unwanted.add(plan)
-        if (result := self._ready.pop(stream_id, None)) is not None and result.epoch is not None:
+        for result in self._ready.pop(stream_id, ()):
+            assert result.epoch is not None, "no other is kept"
             self._provisioner.discard(result.epoch)
 
     def make_room(self) -> bool:

@@ -147,9 +147,11 @@ class LeaseService:
         count = 0
         while (result := self._provisioner.take()) is not None:
             count += 1
-            if self.ahead.keep(result):
-                continue
             stream = self.streams.get(result.plan.stream_id)
+            if self.ahead.keep(result):
+                if stream is not None:
+                    self._make_ahead(stream)
+                continue
             assert stream is not None, "a stream being provisioned is never removed"
             if result.epoch is None:
                 assert result.error is not None

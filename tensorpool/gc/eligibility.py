@@ -270,6 +270,11 @@ def _use_of(entry: Found, view: RegistryView, stream: StreamEpochs | None) -> Ve
             return Verdict(
                 entry, Rule.IN_THE_MAKING, f"the driver has begun no later epoch than {stream.last}"
             )
+        # Others are made ahead of need meanwhile, so that it need not be the last begun.
+        if entry.epoch > stream.current > 0:
+            return Verdict(
+                entry, Rule.IN_THE_MAKING, f"later than the epoch in service, {stream.current}"
+            )
     leases = view.leases.get((entry.stream_id or 0, entry.epoch))
     if leases:
         ids = ", ".join(str(lease_id) for lease_id in leases)

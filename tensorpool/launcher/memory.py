@@ -38,7 +38,7 @@ class MemoryNeed:
             With sparse files they are charged to the clients that write them: 0.
         first_epochs: one epoch of every static stream.
         kept_epochs: of every static stream the epochs that the GC keeps, one in the making, and
-            one ahead of need.
+            those ahead of need.
         dynamic_epochs: the same for as many dynamic streams as there can be.
         hugepages: all of these epochs, if they are on huge pages. Those are a resource with a
             limit of its own; the three fields above are 0 then.

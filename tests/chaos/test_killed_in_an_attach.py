@@ -14,6 +14,7 @@ import pytest
 import tensorpool
 from tensorpool.fault_points import ONCE_VARIABLE, POINT_VARIABLE, FaultPoint
 from tensorpool.registry import LeaseState, RegistryReader, StreamRecord
+from tensorpool.settings import EPOCHS_AHEAD
 from tensorpool.shm import paths
 from tensorpool.wire.control import ResponseCode, ShmPoolAnnounce
 from tensorpool.wire.driver import Role
@@ -71,7 +72,7 @@ AHEAD_KILLS = [
         FaultPoint.CLIENT_ANSWERED,
     )
 ]
-"""The second epoch is the one made ahead."""
+"""The second epoch is the first of those made ahead."""
 
 
 @pytest.fixture
@@ -168,12 +169,12 @@ def entries(host: RunningHost) -> list[str]:
 
 
 def is_tidy(host: RunningHost, stream: StreamRecord) -> bool:
-    """Whether nothing is left but the epochs that policy keeps, the current one, and one ahead."""
+    """Whether nothing is left but the epochs that policy keeps, the current one, those ahead."""
     names = entries(host)
     if stream.last_epoch > stream.epoch:
         ahead = [name for name in names if name.startswith(paths.STAGING_PREFIX)]
-        if len(ahead) != 1 or str(stream.last_epoch) not in ahead[0]:
+        if len(ahead) != EPOCHS_AHEAD or not any(str(stream.last_epoch) in name for name in ahead):
             return False
-        names.remove(ahead[0])
+        names = [name for name in names if name not in ahead]
     epochs = [paths.parse_decimal_name(name) for name in names]
     return None not in epochs and len(epochs) == KEEP and stream.epoch in epochs

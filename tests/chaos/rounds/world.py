@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from tensorpool.clock import NS_PER_MS
+from tensorpool.settings import EPOCHS_AHEAD
 from tensorpool.shm.paths import STAGING_PREFIX
 from tests.chaos.rounds import users
 from tests.chaos.rounds.observer import Observed, observe
@@ -236,12 +237,16 @@ class World:
         ]
 
     def _excess(self) -> list[str]:
-        """Directories of streams that hold more than the policy keeps and one made ahead."""
+        """Directories of streams that hold more than the policy keeps and those made ahead."""
         found = []
         for stream in self.host.namespace_dir.iterdir():
             names = os.listdir(stream) if stream.is_dir() else []
             others = [name for name in names if not name.isdecimal()]
-            if len(names) - len(others) > KEEP or others[1:] or not all(map(_is_staged, others)):
+            if (
+                len(names) - len(others) > KEEP
+                or others[EPOCHS_AHEAD:]
+                or not all(map(_is_staged, others))
+            ):
                 found.append(f"{stream.name}: {names}")
         return found
 

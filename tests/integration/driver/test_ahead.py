@@ -1,4 +1,4 @@
-"""The next epoch of a small stream is made ahead of need: who needs it waits for no file."""
+"""The next epochs of a small stream are made ahead of need: who needs one waits for no file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tensorpool
+from tensorpool.settings import EPOCHS_AHEAD
 from tensorpool.shm.paths import STAGING_PREFIX
 from tests.integration.host import DEADLINE_S, RunningHost, Tables, running_host
 from tests.leftovers import unique_shm_directory
@@ -50,13 +51,13 @@ def host(tmp_shm: Path) -> Iterator[RunningHost]:
 
 
 def ahead_of(host: RunningHost, stream_id: int) -> list[int]:
-    """Epochs of the stream that are there and not in place."""
+    """Epochs of the stream that are there and not in place, oldest first."""
     try:
         names = os.listdir(host.namespace_dir / str(stream_id))
     except FileNotFoundError:
         return []
     staged = [name for name in names if name.startswith(STAGING_PREFIX)]
-    return [int(name.removeprefix(STAGING_PREFIX).split("-")[0]) for name in staged]
+    return sorted(int(name.removeprefix(STAGING_PREFIX).split("-")[0]) for name in staged)
 
 
 def prepared_bytes(host: RunningHost) -> float:
@@ -69,40 +70,41 @@ def prepared_bytes(host: RunningHost) -> float:
     return float(value)
 
 
-def wait_ready_ahead(host: RunningHost, stream_id: int, other_than: int = 0) -> int:
-    """Until an epoch of the stream is held ready; its number."""
+def wait_ready_ahead(host: RunningHost, stream_id: int, above: int = 0) -> list[int]:
+    """Until as many epochs of the stream as can be are held ready; their numbers, oldest first."""
 
-    def ready() -> int:
-        # Bytes first: the stream's very first epoch stands there as well while it is made.
-        staged = ahead_of(host, stream_id) if prepared_bytes(host) else []
-        return staged[0] if staged and staged != [other_than] else 0
+    def ready() -> list[int]:
+        held = prepared_bytes(host) // MIB  # of all streams; others are not yet counted
+        streams = [int(name) for name in os.listdir(host.namespace_dir) if name.isdecimal()]
+        staged = ahead_of(host, stream_id)
+        is_ready = sum(len(ahead_of(host, other)) for other in streams) == held
+        return staged if is_ready and len(staged) == EPOCHS_AHEAD and staged[0] > above else []
 
-    return wait_until(ready, DEADLINE_S, lambda: f"{ahead_of(host, stream_id)}")
+    return wait_until(ready, DEADLINE_S, lambda: f"{ahead_of(host, stream_id)}, above {above}")
 
 
 def test_a_producer_gets_the_epoch_that_was_made_ahead(host: RunningHost) -> None:
-    ready = wait_ready_ahead(host, SMALL)
+    first, second = wait_ready_ahead(host, SMALL)
     assert ahead_of(host, LARGE) == []
-    assert MIB < prepared_bytes(host) <= MIB + 4096
+    assert EPOCHS_AHEAD * MIB < prepared_bytes(host) <= EPOCHS_AHEAD * (MIB + 4096)
     with tensorpool.connect(host.config) as pool:
         with pool.consumer(SMALL) as view, pool.producer(SMALL) as camera:
-            assert camera.epoch == ready
-            following = wait_ready_ahead(host, SMALL, ready)
-            assert following > ready
+            assert camera.epoch == first
+            assert wait_ready_ahead(host, SMALL, first)[0] == second
             camera.publish(bytes(range(100)))
             frame = view.next(DEADLINE_S)
             assert frame is not None
             assert bytes(frame.copy()) == bytes(range(100))
-        # The end of the producer begins an epoch as well: that is the one.
-        following = wait_ready_ahead(host, SMALL, following)
+        # The end of the producer begins an epoch as well: that was the second.
+        third, _ = wait_ready_ahead(host, SMALL, second)
         with pool.producer(SMALL) as camera:
-            assert camera.epoch == following
+            assert camera.epoch == third
         assert pool.producer(LARGE).epoch
         assert ahead_of(host, LARGE) == []
 
 
-def test_one_that_was_removed_is_made_anew(host: RunningHost) -> None:
-    ready = wait_ready_ahead(host, SMALL)
+def test_those_that_were_removed_are_made_anew(host: RunningHost) -> None:
+    _, ready = wait_ready_ahead(host, SMALL)
     for staged in (host.namespace_dir / str(SMALL)).glob(f"{STAGING_PREFIX}*"):
         shutil.rmtree(staged)
     with tensorpool.connect(host.config) as pool, pool.producer(SMALL) as camera:
@@ -111,23 +113,22 @@ def test_one_that_was_removed_is_made_anew(host: RunningHost) -> None:
         wait_ready_ahead(host, SMALL, ready)
 
 
-def test_one_that_was_cut_is_made_anew(host: RunningHost) -> None:
-    ready = wait_ready_ahead(host, SMALL)
-    [staged] = (host.namespace_dir / str(SMALL)).glob(f"{STAGING_PREFIX}*")
+def test_after_one_that_was_cut_comes_the_next(host: RunningHost) -> None:
+    cut, whole = wait_ready_ahead(host, SMALL)
+    [staged] = (host.namespace_dir / str(SMALL)).glob(f"{STAGING_PREFIX}{cut}-*")
     os.truncate(staged / "1.pool", 4096)
     with tensorpool.connect(host.config) as pool, pool.producer(SMALL) as camera:
-        assert camera.epoch > ready
+        assert camera.epoch == whole
 
 
 def test_a_killed_driver_leaves_none(host: RunningHost) -> None:
-    ready = wait_ready_ahead(host, SMALL)
+    _, ready = wait_ready_ahead(host, SMALL)
     former = host.pid_of("driver")
     os.kill(former, signal.SIGKILL)
     host.wait_restarted("driver", former)
-    assert wait_ready_ahead(host, SMALL, ready) > ready
-    wait_until(lambda: ready not in ahead_of(host, SMALL), DEADLINE_S, "the GC")
+    successors = wait_ready_ahead(host, SMALL, ready)
     with tensorpool.connect(host.config) as pool, pool.producer(SMALL) as camera:
-        assert camera.epoch > ready
+        assert camera.epoch == successors[0]
 
 
 def test_a_dynamic_stream_that_makes_room_takes_its_own_along(tmp_shm: Path) -> None:
@@ -144,7 +145,7 @@ def test_a_dynamic_stream_that_makes_room_takes_its_own_along(tmp_shm: Path) -> 
 
 
 def test_a_fault_that_is_no_shortage_leaves_it_alone(host: RunningHost) -> None:
-    ready = wait_ready_ahead(host, SMALL)
+    ready, _ = wait_ready_ahead(host, SMALL)
     (host.namespace_dir / str(FIRST_DYNAMIC)).touch()
     with tensorpool.connect(host.config) as pool:
         with pytest.raises(tensorpool.AttachRejected, match=str(FIRST_DYNAMIC)):
@@ -156,9 +157,9 @@ def test_a_fault_that_is_no_shortage_leaves_it_alone(host: RunningHost) -> None:
 
 @pytest.fixture
 def file_system() -> Iterator[Path]:
-    """For three epochs of MIB and what else a host needs, but not for four."""
+    """For four epochs of MIB and what else a host needs, but not for five."""
     mounted = unique_shm_directory()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tp-ahead", mounted], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tp-ahead", mounted], check=True)
     try:
         yield mounted
     finally:
@@ -179,8 +180,8 @@ def test_where_space_is_short_it_goes_first(
     with running_host(tmp_shm, tables) as host, tensorpool.connect(host.config) as pool:
         wait_ready_ahead(host, SMALL)
         first = pool.producer(FIRST_DYNAMIC)
-        # Of the small stream: one in place, one ahead; of the dynamic one: one in place. A fourth
-        # finds no space, and the one ahead makes room.
+        # Of the small stream: one in place, two ahead; of the dynamic one: one in place. A fifth
+        # finds no space, and those ahead make room.
         second = pool.producer(FIRST_DYNAMIC + 1)
         assert first.epoch < second.epoch
         assert ahead_of(host, SMALL) == []

@@ -13,7 +13,7 @@ from tensorpool.doctor.finding import Finding
 from tensorpool.doctor.need import epoch_bytes, huge_pages, locked_bytes, log_bytes, need_of
 from tensorpool.doctor.software import is_satisfied
 from tensorpool.doctor.system import is_ipc_removed
-from tensorpool.settings import HostSettings
+from tensorpool.settings import EPOCHS_AHEAD, HostSettings
 
 
 def settings(keep: int = 2) -> HostSettings:
@@ -37,7 +37,7 @@ def test_regions_of_the_kept_epochs_and_one_more() -> None:
     assert need_of(settings(1)).region_bytes > 2 * 2 * one
     policies = replace(settings().policies, prepare_ahead_max_bytes=0)
     without_ahead = need_of(replace(settings(), policies=policies))
-    assert need_of(settings()).region_bytes - without_ahead.region_bytes == 2 * one
+    assert need_of(settings()).region_bytes - without_ahead.region_bytes == 2 * EPOCHS_AHEAD * one
     assert locked_bytes(settings()) == 2 * 2 * one
 
 
@@ -47,7 +47,12 @@ def test_each_region_takes_whole_huge_pages() -> None:
 
 
 def test_a_driver_keeps_a_descriptor_for_each_region_of_two_epochs() -> None:
-    assert need_of(settings()).fds == 64 + 2 * (2 + 2) + 2  # and the directory of one made ahead
+    policies = replace(settings().policies, prepare_ahead_max_bytes=0)
+    assert need_of(replace(settings(), policies=policies)).fds == 64 + 2 * (2 + 2)
+
+
+def test_of_epochs_made_ahead_it_keeps_the_directories_as_well() -> None:
+    assert need_of(settings()).fds == 64 + 2 * ((1 + EPOCHS_AHEAD) * 2 + EPOCHS_AHEAD)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,12 +62,24 @@ def test_the_newest_are_counted_by_sorting_not_by_arithmetic() -> None:
     ]
 
 
-def test_an_epoch_in_the_making_is_kept_beside_the_current_one() -> None:
-    found = [epoch(n) for n in (10, 50, 60)]
+@pytest.mark.parametrize("last", [60, 80])
+def test_epochs_in_the_making_are_kept_beside_the_current_one(last: int) -> None:
+    found = [epoch(n) for n in (10, 50, 60, 70)]
     limits = Limits(enabled=True, keep=1, min_age_ns=0)
-    assert rules(found, view(50, last=60), limits) == [
+    assert rules(found, view(50, last=last), limits) == [
         Rule.SUPERSEDED,
         Rule.CURRENT,
+        Rule.IN_THE_MAKING,
+        Rule.IN_THE_MAKING,
+    ]
+
+
+def test_without_an_epoch_in_service_only_the_last_begun_is_in_the_making() -> None:
+    found = [epoch(n) for n in (50, 60, 70)]
+    limits = Limits(enabled=True, keep=1, min_age_ns=0)
+    assert rules(found, view(0, last=60), limits) == [
+        Rule.SUPERSEDED,
+        Rule.IN_THE_MAKING,
         Rule.IN_THE_MAKING,
     ]
 
@@ -218,6 +231,7 @@ def test_nothing_that_may_be_needed_is_ever_deleted(
         if is_stopped_cleanly:
             continue
         if stream is not None:
+            assert entry.epoch <= stream.current or stream.current == 0
             assert entry.epoch != stream.current
             assert entry.epoch < stream.last
             assert entry.epoch not in epochs[-limits.keep :]
@@ -239,7 +253,7 @@ def test_nothing_is_kept_without_a_reason(
         and verdict.found.kind is Kind.EPOCH
     ]
     stream = registry.streams.get(STREAM)
-    ahead = [v for v in unused if stream is not None and v.found.epoch >= stream.last]
+    ahead = [v for v in unused if v.rule is Rule.IN_THE_MAKING]
     assert len(unused) - len(ahead) <= keep + 1  # the current one may be older than the newest
     if stream is None:
         assert not unused

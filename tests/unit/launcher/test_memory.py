@@ -14,7 +14,7 @@ from tensorpool.config.channels import log_buffer_bytes
 from tensorpool.config.load import validate
 from tensorpool.errors import ConfigError
 from tensorpool.launcher.memory import check_memory, memory_need
-from tensorpool.settings import HostSettings
+from tensorpool.settings import EPOCHS_AHEAD, HostSettings
 
 MIB = 1 << 20
 
@@ -50,12 +50,12 @@ def test_epochs_count_in_pages_and_one_is_in_the_making() -> None:
 @pytest.mark.parametrize(
     ("table", "at_once"),
     [
-        ({"policies": {"prepare_ahead_max_bytes": 17 * MIB}}, 4),
+        ({"policies": {"prepare_ahead_max_bytes": 17 * MIB}}, 3 + EPOCHS_AHEAD),
         ({"policies": {"prepare_ahead_max_bytes": 16 * MIB}}, 3),
         ({"policies": {"prepare_ahead_max_bytes": 17 * MIB, "mlock_shm": True}}, 3),
     ],
 )
-def test_one_epoch_more_is_there_where_it_is_made_ahead(
+def test_more_epochs_are_there_where_they_are_made_ahead(
     table: dict[str, dict[str, object]], at_once: int
 ) -> None:
     assert memory_need(settings(**table)).kept_epochs == at_once * EPOCH
