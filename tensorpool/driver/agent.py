@@ -46,8 +46,10 @@ _REREAD_NS = NS_PER_S
 _BITE = 8
 _REQUEST_BUDGET_NS = 2 * NS_PER_MS
 _STALL_NS = 500 * NS_PER_MS
-_MAKE_UP_NS = 300 * NS_PER_MS
-"""Less than a stall, so that making up for one is not the next."""
+_LEAST_LATE_NS = 50 * NS_PER_MS
+"""Every process is later than planned at times; that is nothing to make up for."""
+_MAKE_UP_SHARE = 0.6
+"""Of what counts as late, so that making up for it is not the next delay."""
 _REGION_CHECK_NS = NS_PER_S
 _REQUESTS = {
     DRIVER.by_type[kind].template_id
@@ -81,6 +83,9 @@ class DriverAgent:
         self._client: AeronClient | None = None
         self._lost_since_ns = 0
         self._last_cycle_ns = 0
+        # Who is away for a keepalive interval has missed one of every client.
+        interval_ns = settings.policies.lease_keepalive_interval_ns
+        self._late_ns = max(_LEAST_LATE_NS, min(_STALL_NS, interval_ns))
         self._drain_deadline_ns = 0
         self._next_region_check_ns = 0
 
@@ -190,12 +195,12 @@ class DriverAgent:
         if self._client.is_lost:
             raise MediaDriverLost("silent for a second")
         now_ns = monotonic_ns()
-        stall_ns = now_ns - self._last_cycle_ns
+        delay_ns = now_ns - self._last_cycle_ns
         service = self.service
         work = service.outbox.flush() + service.take_provisioned()
         work += self._take_awaited_requests(now_ns)
-        if stall_ns > _STALL_NS:
-            self._make_up_for(stall_ns)
+        if delay_ns > self._late_ns:
+            self._make_up_for(delay_ns)
         gone = self._sessions.take_gone(now_ns)
         if gone:
             service.orphan_sessions(gone)
@@ -230,18 +235,20 @@ class DriverAgent:
                 break
         return count
 
-    def _make_up_for(self, stall_ns: int) -> None:
+    def _make_up_for(self, delay_ns: int) -> None:
         """We were late, not the clients: take what they sent, then judge (design §4.7).
 
         For a bounded time: under a flood there is always more, and a driver that only takes
         requests shows no sign of life. Deadlines move by that time as well.
         """
-        self.service.stats.stalls += 1
-        _log.warning("duty cycle stalled", extra={"stall_ms": stall_ns // NS_PER_MS})
+        if delay_ns > _STALL_NS:
+            self.service.stats.stalls += 1
+            _log.warning("duty cycle stalled", extra={"stall_ms": delay_ns // NS_PER_MS})
         started_ns = now_ns = monotonic_ns()
-        while now_ns - started_ns < _MAKE_UP_NS and self._take_requests(now_ns):
+        budget_ns = _MAKE_UP_SHARE * self._late_ns
+        while now_ns - started_ns < budget_ns and self._take_requests(now_ns):
             now_ns = monotonic_ns()
-        self.service.leases.extend_all(stall_ns + now_ns - started_ns)
+        self.service.leases.extend_all(delay_ns + now_ns - started_ns)
 
     def _check_regions(self) -> None:
         for stream in self.service.streams:
