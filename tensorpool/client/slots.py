@@ -273,7 +273,8 @@ class SlotWriter:
         self._pools = list(pools)
         self._mask = nslots - 1
         self._encode = encode
-        self._headers: dict[tuple[Any, ...], bytes] = {}
+        self._key: tuple[Any, ...] = ()
+        self._header = b""
         self._source = (stream_id, epoch)
         self._message = bytearray(prefix + bytes(_BLOCK.size))
 
@@ -305,14 +306,14 @@ class SlotWriter:
         if index is None or nbytes > NULL_U32:
             return None
         key = (array.dtype.num, is_column, array.shape)
-        header = self._headers.get(key)
-        if header is None:
-            header = self._headers[key] = self._encode(array, is_column)
+        if key != self._key:
+            self._header = self._encode(array, is_column)
+            self._key = key
         self.begin(seq)
         target = self.view(seq, index, array.shape, array.dtype, is_column)
         np.copyto(target, array, casting="equiv")
         captured_ns = monotonic_ns() if timestamp_ns is None else timestamp_ns
-        self.body(seq, index, header, nbytes, captured_ns, meta_version, is_whole=True)
+        self.body(seq, index, self._header, nbytes, captured_ns, meta_version, is_whole=True)
         if offer is None:
             return False
         _BLOCK.pack_into(

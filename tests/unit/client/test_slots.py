@@ -339,6 +339,25 @@ def test_header_is_decoded_once_for_many_frames(name: str) -> None:
 
 
 @both
+def test_headers_of_ever_other_shapes_are_not_all_kept(name: str) -> None:
+    kept = 0
+
+    class Header(bytes):
+        def __init__(self, _: bytes) -> None:
+            nonlocal kept
+            kept += 1
+
+        def __del__(self) -> None:
+            nonlocal kept
+            kept -= 1
+
+    writer = Regions().writer(implementation(name), lambda *array: Header(encode_header(*array)))
+    for seq in range(100):
+        assert writer.publish(np.zeros(1 + seq, np.uint8), seq, 0, 0, 0, None) is False
+    assert kept <= 1
+
+
+@both
 def test_view_keeps_its_memory_mapped(name: str) -> None:
     regions = Regions()
     regions.writer(slots).publish(np.ones(2), 0, None, 0, 0, None)
