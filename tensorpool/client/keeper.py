@@ -290,8 +290,8 @@ class LeaseKeeper:
             except MediaDriverLost as error:
                 self._on_media_driver_lost(error)
                 work = 0
-            except TensorPoolError:
-                # For example a full file system, where no connection can be made.
+            except Exception:  # noqa: BLE001 - a keeper that ends takes every lease with it
+                # For example a full file system, where no connection can be made, or no memory.
                 if (suppressed := self._fault_log.take()) is not None:
                     _log.exception("lease keeper", extra=counted(suppressed))
                 work = 0

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import tensorpool
+from tensorpool.clock import NS_PER_S
 from tests.integration.host import STREAM, RunningHost
 from tests.support import wait_until
 
@@ -74,6 +76,31 @@ def test_kill(host: RunningHost, victim: str) -> None:
         if expected is not None:
             wait_until(lambda: any(e.what == expected for e in pool.events), 20, expected)
         expect_frames(view)
+
+
+def test_the_keeper_survives_what_nobody_foresaw(
+    host: RunningHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mock, since a process that is short of memory does not fail at a chosen place."""
+    with tensorpool.connect(host.config) as pool, pool.producer(STREAM) as camera:
+        lease_id, channels = camera.lease_id, pool._keeper._channels
+        calls = 0
+
+        def poll(*_: object) -> int:
+            nonlocal calls
+            calls += 1
+            raise MemoryError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(channels, "poll", poll)
+            wait_until(lambda: calls > 1, 10, "a second try")
+        assert "lease keeper" in caplog.messages
+        # Longer than a lease lives that nobody keeps.
+        time.sleep(2 * host.settings.policies.lease_ttl_ns / NS_PER_S)
+        camera.publish(np.zeros(4, np.uint8))
+        assert camera.lease_id == lease_id
+        with pool.consumer(STREAM, timeout_s=5):
+            pass
 
 
 def test_a_frozen_driver_revokes_no_lease(host: RunningHost) -> None:
