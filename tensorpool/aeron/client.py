@@ -12,6 +12,7 @@ subscription, and whoever is inside a call keeps what it calls.
 from __future__ import annotations
 
 import enum
+import errno
 import gc
 import logging
 import os
@@ -37,6 +38,12 @@ _OWN_LIMIT = 4096
 DRIVER_TIMEOUT_MS = 1000
 """Silence of the media driver after which it counts as lost."""
 
+_ENOMEM = f"({errno.ENOMEM})"
+_NO_ROOM = (
+    "; mostly its counters are used up (tensorpool_aeron_counters): every pair of a publication "
+    "and a subscription takes one, so close some, give consumers streams of their own, or start "
+    "the media driver with a longer AERON_COUNTERS_BUFFER_LENGTH (default 8m, for 65,536)"
+)
 _TIMED_OUT = re.compile(r"\(-100[012]\)")
 """How the C client's own time-outs begin: driver, client, conductor. The binding gives the first
 its own type only where the wait is its own."""
@@ -384,7 +391,11 @@ class AeronClient:
             return MediaDriverLost(f"{what} {endpoint}: the media driver does not answer")
         if isinstance(error, pyaeron.ResourceClosed) or self.is_lost:
             return MediaDriverLost(f"{what} {endpoint}: the connection is closed")
-        return HostError(f"{what} {endpoint} refused by the media driver: {_first_line(error)}")
+        why = _first_line(error)
+        return HostError(
+            f"{what} {endpoint} refused by the media driver: {why}"
+            f"{_NO_ROOM if why.startswith(_ENOMEM) else ''}"
+        )
 
 
 def _siblings(raw: object) -> list[weakref.ref[object]]:

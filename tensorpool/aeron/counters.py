@@ -33,6 +33,21 @@ class Counter(NamedTuple):
     value: int
 
 
+def most_counters(aeron_dir: str) -> int:
+    """How many the media driver in `aeron_dir` can have.
+
+    Raises:
+        HostError: there is no CnC file, or it is too short to be one.
+    """
+    path = os.path.join(aeron_dir, "cnc.dat")
+    try:
+        with open(path, "rb") as file:
+            metadata = _HEAD.unpack(file.read(_HEAD.size))[3]
+    except (OSError, struct.error) as error:
+        raise HostError(f"{path}: no counters can be read: {error}") from error
+    return int(metadata // _METADATA_BYTES)
+
+
 def read_counters(aeron_dir: str) -> Iterator[Counter]:
     """Every counter in use of the media driver in `aeron_dir`.
 

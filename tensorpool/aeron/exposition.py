@@ -10,6 +10,7 @@ from tensorpool.aeron.counters import (
     PUBLICATION_LIMIT,
     SUBSCRIBER_POSITION,
     SYSTEM,
+    most_counters,
     read_counters,
 )
 from tensorpool.clock import NS_PER_S
@@ -49,3 +50,5 @@ def samples(aeron_dir: str) -> Iterator[Sample]:
     yield Sample("tensorpool_aeron_clients", kinds[CLIENT_HEARTBEAT])
     yield Sample("tensorpool_aeron_publications", kinds[PUBLICATION_LIMIT])
     yield Sample("tensorpool_aeron_subscribers", kinds[SUBSCRIBER_POSITION])
+    yield Sample("tensorpool_aeron_counters", kinds.total())
+    yield Sample("tensorpool_aeron_counters_max", most_counters(aeron_dir))

@@ -55,6 +55,8 @@ _MEDIA_DRIVER = (
     _gauge("aeron_clients", "Aeron clients connected"),
     _gauge("aeron_publications", "publications open"),
     _gauge("aeron_subscribers", "subscribers of a publication, one a pair"),
+    _gauge("aeron_counters", "counters in use; beyond its maximum it refuses"),
+    _gauge("aeron_counters_max", "counters that the media driver can have"),
 )
 
 _DRIVER = (

@@ -10,7 +10,9 @@ from pathlib import Path
 import pyaeron
 import pytest
 
-from tensorpool.aeron.client import AeronClient, MediaDriverLost, Offer
+from tensorpool.aeron.client import AeronClient, MediaDriverLost, Offer, Publication
+from tensorpool.aeron.counters import most_counters, read_counters
+from tensorpool.errors import HostError
 from tensorpool.settings import Endpoint
 from tests.support import wait_until
 
@@ -87,3 +89,38 @@ def test_the_binding_forgets_what_is_closed(aeron_dir: str) -> None:
             id(one()) for one in remembered
         }
         assert len(remembered) < 100
+
+
+def test_counters_that_are_used_up(tmp_shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes is refused with the remedy, who is there goes on, and what is freed serves."""
+    monkeypatch.setenv("AERON_COUNTERS_BUFFER_LENGTH", "1m")
+    aeron_dir = str(tmp_shm / "aeron")
+    media_driver = pyaeron.MediaDriver(dir=aeron_dir)
+    try:
+        with AeronClient(aeron_dir, "test") as client:
+            most = most_counters(aeron_dir)
+            subscription, publication = client.subscription(ENDPOINT), client.publication(ENDPOINT)
+            others = [client.subscription(ENDPOINT) for _ in range(200)]
+            publications: list[Publication] = []
+            made = (client.publication(ENDPOINT) for _ in range(most))
+            with pytest.raises(HostError, match="AERON_COUNTERS_BUFFER_LENGTH"):
+                publications.extend(made)
+            assert len(publications) >= most // len(others) - 2
+            assert sum(1 for _ in read_counters(aeron_dir)) <= most
+            heard: list[bytes] = []
+            wait_until(lambda: publication.offer(b"still here") is Offer.SENT, 10, "room")
+            subscription.poll(lambda buffer, _: heard.append(bytes(buffer)), 10)
+            assert heard == [b"still here"]
+            while publications:
+                publications.pop().close()
+
+            def is_served() -> bool:
+                try:
+                    client.publication(ENDPOINT).close()
+                except HostError:
+                    return False
+                return True
+
+            wait_until(is_served, 30, "counters to be free again")
+    finally:
+        media_driver.close()

@@ -54,3 +54,9 @@ def test_a_refusal_says_what_was_refused() -> None:
     with pytest.raises(HostError, match=r"subscription .* refused by the media driver") as refusal:
         client_of(FailingBinding(pyaeron.AeronError(REFUSED))).subscription(ENDPOINT)
     assert not isinstance(refusal.value, MediaDriverLost)
+
+
+def test_a_media_driver_without_counters_says_what_to_do() -> None:
+    error = pyaeron.AeronError("(12) Cannot allocate memory\n (errcode=-11)")
+    with pytest.raises(HostError, match=r"\(12\).*counters.*AERON_COUNTERS_BUFFER_LENGTH"):
+        client_of(FailingBinding(error)).publication(ENDPOINT)
