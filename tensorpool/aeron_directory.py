@@ -10,8 +10,19 @@ import stat
 
 from tensorpool.errors import HostError
 
-MEDIA_DRIVER_FILES_BYTES = 48 << 20
-"""Aeron's CnC file, mostly counters, and its loss report: 47 MiB are measured."""
+COUNTER_VALUE_BYTES = 128
+"""Of a counter, in its buffer of values (Aeron)."""
+COUNTER_METADATA_BYTES = 512
+"""Of a counter, in its buffer of types, keys and labels (Aeron)."""
+_OTHER_BYTES = 8 << 20
+
+
+def media_driver_files_bytes(max_counters: int) -> int:
+    """Aeron's CnC file, mostly counters, and its loss report.
+
+    With the default of 65,536 counters 47 MiB are measured.
+    """
+    return _OTHER_BYTES + max_counters * (COUNTER_VALUE_BYTES + COUNTER_METADATA_BYTES)
 
 
 def require_own_directory(aeron_dir: str) -> None:

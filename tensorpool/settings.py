@@ -179,6 +179,7 @@ class MediaDriverSettings:
 
     embedded: bool
     threading: Literal["shared", "dedicated", "shared_network"]
+    max_counters: int
     environment: tuple[tuple[str, str], ...]
 
     @property

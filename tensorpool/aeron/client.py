@@ -41,8 +41,8 @@ DRIVER_TIMEOUT_MS = 1000
 _ENOMEM = f"({errno.ENOMEM})"
 _NO_ROOM = (
     "; mostly its counters are used up (tensorpool_aeron_counters): every pair of a publication "
-    "and a subscription takes one, so close some, give consumers streams of their own, or start "
-    "the media driver with a longer AERON_COUNTERS_BUFFER_LENGTH (default 8m, for 65,536)"
+    "and a subscription takes one, so close some, give consumers streams of their own, or raise "
+    "media_driver.max_counters of the host"
 )
 _TIMED_OUT = re.compile(r"\(-100[012]\)")
 """How the C client's own time-outs begin: driver, client, conductor. The binding gives the first

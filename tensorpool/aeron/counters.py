@@ -10,14 +10,13 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tensorpool.aeron_directory import COUNTER_METADATA_BYTES, COUNTER_VALUE_BYTES
 from tensorpool.errors import HostError
 
 _HEAD = struct.Struct("<6i")
 _HEAD_BYTES = 128
 _METADATA = struct.Struct("<iiqi")
-_METADATA_BYTES = 512
 _VALUE = struct.Struct("<q")
-_VALUE_BYTES = 128
 _UNUSED, _ALLOCATED = 0, 1
 _CHUNK_COUNTERS = 256
 
@@ -45,7 +44,7 @@ def most_counters(aeron_dir: str) -> int:
             metadata = _HEAD.unpack(file.read(_HEAD.size))[3]
     except (OSError, struct.error) as error:
         raise HostError(f"{path}: no counters can be read: {error}") from error
-    return int(metadata // _METADATA_BYTES)
+    return int(metadata // COUNTER_METADATA_BYTES)
 
 
 def read_counters(aeron_dir: str) -> Iterator[Counter]:
@@ -60,16 +59,20 @@ def read_counters(aeron_dir: str) -> Iterator[Counter]:
             _, to_driver, to_clients, metadata, _, _ = _HEAD.unpack(file.read(_HEAD.size))
             at = _HEAD_BYTES + to_driver + to_clients
             values_at = at + metadata
-            for first in range(0, metadata // _METADATA_BYTES, _CHUNK_COUNTERS):
-                file.seek(at + first * _METADATA_BYTES)
-                described = file.read(_CHUNK_COUNTERS * _METADATA_BYTES)
-                file.seek(values_at + first * _VALUE_BYTES)
-                values = file.read(_CHUNK_COUNTERS * _VALUE_BYTES)
-                for index in range(len(described) // _METADATA_BYTES):
-                    state, kind, _, key = _METADATA.unpack_from(described, index * _METADATA_BYTES)
+            for first in range(0, metadata // COUNTER_METADATA_BYTES, _CHUNK_COUNTERS):
+                file.seek(at + first * COUNTER_METADATA_BYTES)
+                described = file.read(_CHUNK_COUNTERS * COUNTER_METADATA_BYTES)
+                file.seek(values_at + first * COUNTER_VALUE_BYTES)
+                values = file.read(_CHUNK_COUNTERS * COUNTER_VALUE_BYTES)
+                for index in range(len(described) // COUNTER_METADATA_BYTES):
+                    state, kind, _, key = _METADATA.unpack_from(
+                        described, index * COUNTER_METADATA_BYTES
+                    )
                     if state == _UNUSED:
                         return
                     if state == _ALLOCATED:
-                        yield Counter(kind, key, *_VALUE.unpack_from(values, index * _VALUE_BYTES))
+                        yield Counter(
+                            kind, key, *_VALUE.unpack_from(values, index * COUNTER_VALUE_BYTES)
+                        )
     except (OSError, struct.error) as error:
         raise HostError(f"{path}: no counters can be read: {error}") from error

@@ -4,6 +4,7 @@ import os
 import pwd
 import re
 
+from tensorpool.aeron_directory import COUNTER_VALUE_BYTES
 from tensorpool.config.fields import StreamIdRange
 from tensorpool.config.models import SupervisorTable
 from tensorpool.config.operations import HostConfig, MediaDriverTable
@@ -55,6 +56,7 @@ def to_settings(config: HostConfig) -> HostSettings:
         media_driver=MediaDriverSettings(
             embedded=config.media_driver.embedded,
             threading=config.media_driver.threading,
+            max_counters=config.media_driver.max_counters,
             environment=_aeron_environment(config.media_driver)
             + _aeron_idle(config.launcher.idle_strategy),
         ),
@@ -194,6 +196,7 @@ def _aeron_environment(table: MediaDriverTable) -> tuple[tuple[str, str], ...]:
     return (
         *((name, "true" if flag else "false") for name, flag in flags.items()),
         *((name, f"{value}ms") for name, value in milliseconds.items()),
+        ("AERON_COUNTERS_BUFFER_LENGTH", str(table.max_counters * COUNTER_VALUE_BYTES)),
     )
 
 

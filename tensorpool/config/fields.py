@@ -218,6 +218,10 @@ Uint32 = Annotated[int, Field(strict=True, ge=0, le=UINT32_MAX), _integer(0, UIN
 PositiveUint32 = Annotated[
     int, Field(strict=True, ge=1, le=UINT32_MAX), _integer(1, UINT32_MAX, "1000")
 ]
+CounterCount = Annotated[
+    int, Field(strict=True, ge=8192, le=1_048_576), _integer(8192, 1_048_576, "131072")
+]
+"""Aeron has no fewer; more take above 640 MiB."""
 Uint64 = Annotated[
     int, Field(strict=True, ge=0, le=UINT64_MAX), _integer(0, UINT64_MAX, "3000000000")
 ]

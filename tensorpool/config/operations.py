@@ -7,6 +7,7 @@ from pydantic import Field
 from tensorpool.config.fields import (
     AbsolutePath,
     BindAddress,
+    CounterCount,
     Flag,
     IdleStrategy,
     LogLevel,
@@ -68,6 +69,9 @@ class MediaDriverTable(Table):
     )
     term_buffer_sparse_file: Flag = Field(
         default=True, description="Take memory of term buffers when used, not when made."
+    )
+    max_counters: CounterCount = Field(
+        65_536, description="Counters at most; each pair of publication and subscription has one."
     )
 
 

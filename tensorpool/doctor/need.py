@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from tensorpool.aeron_directory import MEDIA_DRIVER_FILES_BYTES
+from tensorpool.aeron_directory import media_driver_files_bytes
 from tensorpool.driver.epoch import EpochPlan
 from tensorpool.registry import registry_bytes
 from tensorpool.settings import HostSettings, Profile
@@ -56,7 +56,8 @@ def need_of(settings: HostSettings) -> Need:
     return Need(
         region_bytes=sum(nbytes * settings.epochs_at_once(nbytes) for nbytes in epochs)
         + registry_bytes(policies.max_streams, policies.max_leases),
-        aeron_bytes=MEDIA_DRIVER_FILES_BYTES + sum(map(log_bytes, _channels(settings))),
+        aeron_bytes=media_driver_files_bytes(settings.media_driver.max_counters)
+        + sum(map(log_bytes, _channels(settings))),
         process_bytes=processes * _PROCESS_BYTES,
         fds=_PROCESS_FDS + sum(_epoch_fds(settings, profile) for profile in profiles),
     )

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tensorpool.aeron_directory import MEDIA_DRIVER_FILES_BYTES
+from tensorpool.aeron_directory import media_driver_files_bytes
 from tensorpool.cgroup import MemoryLimit, memory_limits
 from tensorpool.errors import ConfigError
 from tensorpool.settings import HostSettings, PerConsumerStreams, Profile
@@ -94,7 +94,7 @@ def memory_need(settings: HostSettings) -> MemoryNeed:
     own, clients = _term_buffers(settings, len(settings.streams) + dynamic)
     return MemoryNeed(
         processes=(len(roles(settings)) + _OTHER_PROCESSES) * _PROCESS_BYTES
-        + MEDIA_DRIVER_FILES_BYTES
+        + media_driver_files_bytes(settings.media_driver.max_counters)
         + registry_bytes(policies.max_streams, policies.max_leases),
         own_buffers=own,
         client_buffers=clients,

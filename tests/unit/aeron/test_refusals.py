@@ -58,5 +58,5 @@ def test_a_refusal_says_what_was_refused() -> None:
 
 def test_a_media_driver_without_counters_says_what_to_do() -> None:
     error = pyaeron.AeronError("(12) Cannot allocate memory\n (errcode=-11)")
-    with pytest.raises(HostError, match=r"\(12\).*counters.*AERON_COUNTERS_BUFFER_LENGTH"):
+    with pytest.raises(HostError, match=r"\(12\).*counters.*media_driver.max_counters"):
         client_of(FailingBinding(error)).publication(ENDPOINT)

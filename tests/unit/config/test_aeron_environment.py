@@ -41,7 +41,8 @@ def test_aeron_understands_every_setting(tmp_shm: Path) -> None:
         '[media_driver]\nthreading = "shared_network"\ntether_subscriptions = true\n'
         "untethered_window_limit_timeout_ms = 201\nuntethered_resting_timeout_ms = 102\n"
         "timer_interval_ms = 51\nclient_liveness_timeout_ms = 2001\n"
-        "publication_unblock_timeout_ms = 2502\nterm_buffer_sparse_file = false\n",
+        "publication_unblock_timeout_ms = 2502\nterm_buffer_sparse_file = false\n"
+        "max_counters = 8193\n",
     )
     assert run.returncode == 0, run.stderr
     printed = dict(line.strip().split("=", 1) for line in run.stdout.splitlines() if "=" in line)
@@ -52,6 +53,7 @@ def test_aeron_understands_every_setting(tmp_shm: Path) -> None:
     assert printed["timer_interval_ns"] == "51000000"
     assert printed["client_liveness_timeout_ns"] == "2001000000"
     assert printed["publication_unblock_timeout_ns"] == "2502000000"
+    assert printed["counters_values_buffer_length"] == str(8193 * 128)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ OF_KEY = {
     "client_liveness_timeout_ms": "1900",
     "publication_unblock_timeout_ms": "9000",
     "untethered_window_limit_timeout_ms": "900",
+    "max_counters": "131072",
     "untethered_linger_timeout_ms": "900",
     "untethered_resting_timeout_ms": "900",
     "restart_backoff_max_ms": "9000",
