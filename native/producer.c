@@ -104,12 +104,19 @@ static PyObject *committed(ProducerState *self, long long seq, int is_told, PyOb
     return number;
 }
 
+/* A field that the wire cannot carry: frame_fields says so, with its name. */
+static PyObject *refused_in_python(void)
+{
+    PyErr_Clear();
+    Py_RETURN_NONE;
+}
+
 /* For who is inside the gate. */
 static PyObject *publish(ProducerState *self, PyObject *const *args)
 {
     uint64_t meta_version, trace_id;
     if (u64_of(args[2], &meta_version) < 0 || u64_of(args[3], &trace_id) < 0) {
-        return NULL;
+        return refused_in_python();
     }
     if (!is_clear(self)) {
         Py_RETURN_NONE;
@@ -155,8 +162,9 @@ static PyObject *claim(ProducerState *self, PyObject *const *args)
     }
     uint64_t timestamp_ns = 0, meta_version, trace_id;
     if ((args[5] != Py_None && u64_of(args[5], &timestamp_ns) < 0) ||
-        u64_of(args[6], &meta_version) < 0 || u64_of(args[7], &trace_id) < 0) {
-        return NULL;
+        u64_of(args[6], &meta_version) < 0 || u64_of(args[7], &trace_id) < 0 ||
+        timestamp_ns == UINT64_MAX || meta_version >= UINT32_MAX) {
+        return refused_in_python();
     }
     if (args[5] == Py_None) {
         timestamp_ns = monotonic_ns();
@@ -215,7 +223,7 @@ static int is_only_claim(ProducerState *self, ClaimState *claim)
 /* For who is inside the gate. */
 static PyObject *finish(ProducerState *self, ClaimState *claim)
 {
-    if (!is_only_claim(self, claim) || claim->meta_version > UINT32_MAX) {
+    if (!is_only_claim(self, claim) || claim->meta_version >= UINT32_MAX) {
         Py_RETURN_NONE;
     }
     PyObject *header = PyTuple_GET_ITEM(claim->plan, PLAN_HEADER);

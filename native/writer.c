@@ -201,12 +201,10 @@ Published writer_send(PyObject *object, PyObject *source, uint64_t seq, PyObject
         return NOT_THIS_WAY;
     }
     uint64_t captured_ns = 0;
-    if (timestamp_ns != Py_None && u64_of(timestamp_ns, &captured_ns) < 0) {
-        return FAILED;
-    }
-    if (meta_version > UINT32_MAX) {
-        PyErr_SetString(PyExc_OverflowError, "meta_version does not fit 32 bits");
-        return FAILED;
+    if ((timestamp_ns != Py_None && u64_of(timestamp_ns, &captured_ns) < 0) ||
+        captured_ns == UINT64_MAX || meta_version >= UINT32_MAX) {
+        PyErr_Clear(); /* frame_fields says what is wrong */
+        return NOT_THIS_WAY;
     }
     const uint8_t *header = header_of(self, array, is_column);
     if (header == NULL) {

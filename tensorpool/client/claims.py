@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 
 from tensorpool.client.errors import ClaimOver
+from tensorpool.client.frame_fields import meta_version_field, timestamp_field, trace_id_field
 from tensorpool.client.hot import ClaimState, SlotWriter
 from tensorpool.client.mapping import MappedEpoch
 from tensorpool.client.progress import ProgressReport
@@ -63,9 +64,11 @@ class ClaimedFrame(ClaimState):
         array: writable view of the slot, of the claimed shape and dtype. Read-only once the
             frame is published; other views of it are not, so let go of them.
         seq: the frame's sequence number.
-        timestamp_ns: capture time (CLOCK_MONOTONIC); set it to override the time of the claim.
-        meta_version: which metadata applies; 0 for none.
-        trace_id: 0 for none.
+
+    `timestamp_ns`, `meta_version` and `trace_id` can be set until the frame is published.
+
+    Raises:
+        FrameFieldError: one of them is set to what is no integer of its range.
     """
 
     __slots__ = ()
@@ -90,11 +93,38 @@ class ClaimedFrame(ClaimState):
         self._report = report
         self.array = array
         self.seq = seq
-        self.timestamp_ns = timestamp_ns
-        self.meta_version = meta_version
-        self.trace_id = trace_id
+        self._timestamp_ns = timestamp_ns
+        self._meta_version = meta_version
+        self._trace_id = trace_id
         self.is_open = True
         self.is_abandoned = False
+
+    @property
+    def timestamp_ns(self) -> int:
+        """Capture time (CLOCK_MONOTONIC); set it to override the time of the claim."""
+        return self._timestamp_ns
+
+    @timestamp_ns.setter
+    def timestamp_ns(self, value: int) -> None:
+        self._timestamp_ns = timestamp_field(value)
+
+    @property
+    def meta_version(self) -> int:
+        """Which metadata applies; 0 for none."""
+        return self._meta_version
+
+    @meta_version.setter
+    def meta_version(self, value: int) -> None:
+        self._meta_version = meta_version_field(value)
+
+    @property
+    def trace_id(self) -> int:
+        """0 for none."""
+        return self._trace_id
+
+    @trace_id.setter
+    def trace_id(self, value: int) -> None:
+        self._trace_id = trace_id_field(value)
 
     @property
     def plan(self) -> SlotPlan:

@@ -25,6 +25,10 @@ class LeaseLost(ClientError):
     """The lease is gone and the caller chose not to wait for another."""
 
 
+class FrameFieldError(ClientError, ValueError):
+    """A frame's timestamp, metadata version or trace id is no integer of its range."""
+
+
 class FrameTooLarge(ClientError):
     """No pool of the stream has a stride that holds the frame (Wire §9)."""
 

@@ -18,6 +18,7 @@ from tensorpool.client.audience import Audience
 from tensorpool.client.claims import ClaimedFrame, ClaimForm, Committed, SlotPlan
 from tensorpool.client.descriptors import CODEC, DescriptorOutlet
 from tensorpool.client.errors import FrameTooLarge, LeaseLost, TooManyClaims
+from tensorpool.client.frame_fields import frame_fields
 from tensorpool.client.hot import ProducerState, SlotWriter, is_native
 from tensorpool.client.keeper import LeaseKeeper
 from tensorpool.client.mapping import MappedEpoch
@@ -124,6 +125,7 @@ class Producer(Attachment, ProducerState):
         Raises:
             FrameTooLarge: no pool's stride holds the array; the strides are named (Wire §9).
             TensorError: its element type or shape cannot be published (Wire §8.2, §15.8).
+            FrameFieldError: a timestamp, version or trace id is no integer of its range.
             TooManyClaims: every slot of the ring is claimed.
             LeaseLost, NoDriver, AttachRejected, MediaDriverLost: no lease in time.
             ConcurrentUse, ForkedProcess, PoolClosed: see `docs/client.md`.
@@ -181,6 +183,7 @@ class Producer(Attachment, ProducerState):
             )
             if at_once is not None:
                 return at_once
+        timestamp_ns, version, trace_id = frame_fields(timestamp_ns, version, trace_id)
         with self._user:
             if form is None:
                 dims, native, is_column, header, nbytes = self._form_of(shape, dtype, order)
@@ -271,6 +274,7 @@ class Producer(Attachment, ProducerState):
         timeout_s: float | None,
     ) -> int:
         """After any change, and where the C module is not."""
+        timestamp_ns, version, trace_id = frame_fields(timestamp_ns, version, trace_id)
         if dtype is not None or type(array) is not np.ndarray or self._claims:
             return self._publish_any(array, dtype, timestamp_ns, version, trace_id, timeout_s)
         mapped, seq = self._ready(timeout_s), self._seq

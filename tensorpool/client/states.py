@@ -81,24 +81,24 @@ class ClaimState:
     """What a claimed frame is made of; `ClaimedFrame` says what its attributes mean."""
 
     __slots__ = (
+        "_meta_version",
         "_plan",
         "_producer",
         "_report",
+        "_timestamp_ns",
+        "_trace_id",
         "array",
         "is_abandoned",
         "is_open",
-        "meta_version",
         "seq",
-        "timestamp_ns",
-        "trace_id",
     )
+    _meta_version: int
+    _timestamp_ns: int
+    _trace_id: int
     array: AnyArray
     is_abandoned: bool
     is_open: bool
-    meta_version: int
     seq: int
-    timestamp_ns: int
-    trace_id: int
 
 
 class ProducerState:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import array
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 import tensorpool
 from tensorpool import Dtype
+from tensorpool.native import PURE_PYTHON_VARIABLE
 from tests.integration.host import STREAM, RunningHost
 from tests.support import wait_until
 
@@ -155,6 +158,56 @@ def test_what_a_frame_carries(pair: Exchange) -> None:
         claim.timestamp_ns, claim.meta_version, claim.trace_id = 6, 7, 8
     frame = received(view)
     assert (frame.timestamp_ns, frame.meta_version, frame.trace_id) == (6, 7, 8)
+
+
+BAD_FIELDS = [
+    *((name, bad) for name in ("timestamp_ns", "meta_version", "trace_id") for bad in (-1, 2**64)),
+    ("timestamp_ns", 2**64 - 1),
+    ("meta_version", 2**32 - 1),
+    ("trace_id", 1.5),
+    ("trace_id", "x"),
+]
+
+
+def refuse_all(camera: tensorpool.Producer, view: tensorpool.Consumer) -> None:
+    """Every bad field, every way: named, and nothing is half done."""
+    first = camera.next_seq
+    for name, bad in BAD_FIELDS:
+        told = rf"^{name} = .*must be"
+        fields: dict[str, Any] = {name: bad}
+        with pytest.raises(tensorpool.FrameFieldError, match=told):
+            camera.publish(np.zeros(4, np.uint8), **fields)
+        with pytest.raises(tensorpool.FrameFieldError, match=told):
+            camera.publish([1, 2], **fields)
+        with pytest.raises(tensorpool.FrameFieldError, match=told):
+            camera.claim(4, np.uint8, **fields)
+        with camera.claim(4, np.uint8) as frame:
+            with pytest.raises(tensorpool.FrameFieldError, match=told):
+                setattr(frame, name, bad)
+            frame.array[:] = 7
+        assert received(view).seq == camera.next_seq - 1
+    assert camera.next_seq == first + len(BAD_FIELDS)
+    assert (view.drops_gap, view.drops_invalid) == (0, 0)
+
+
+def test_fields_out_of_range_are_told_by_name(pair: Exchange) -> None:
+    refuse_all(*pair)
+
+
+def test_fields_out_of_range_are_told_by_name_without_the_c_part(calm_host: RunningHost) -> None:
+    code = (
+        "import sys, tensorpool\n"
+        "from tests.integration.client.test_publishing import refuse_all\n"
+        "with tensorpool.connect(sys.argv[1]) as pool, pool.consumer(int(sys.argv[2])) as view:\n"
+        "    with pool.producer(int(sys.argv[2])) as camera:\n"
+        "        refuse_all(camera, view)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, calm_host.config, str(STREAM)],
+        env={**os.environ, PURE_PYTHON_VARIABLE: "1"},
+        check=True,
+        timeout=60,
+    )
 
 
 def test_a_claim_in_column_major_order(pair: Exchange) -> None:
