@@ -15,11 +15,12 @@ import psutil
 import pytest
 
 from tensorpool.clock import NS_PER_S
+from tests.chaos.length import IS_FULL
 from tests.integration.host import DEADLINE_S, STREAM, RunningHost, Tables, running_host
 from tests.peers import Report, peers
 from tests.support import wait_until
 
-FREEZE_S = 60 if os.environ.get("TENSORPOOL_CHAOS_FULL") == "1" else 6
+FREEZE_S = 60 if IS_FULL else 4
 RATE_HZ = 5000
 NSLOTS = 4096
 AGAIN = 500

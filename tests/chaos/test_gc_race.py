@@ -22,11 +22,12 @@ from tensorpool.shm import paths
 from tensorpool.shm.uri import parse_region_uri
 from tensorpool.wire.control import PayloadPool, ResponseCode, ShmPoolAnnounce
 from tensorpool.wire.driver import Role, ShmLeaseRevoked
+from tests.chaos.length import IS_FULL
 from tests.integration.host import DEADLINE_S, STREAM, RunningHost, Tables, running_host
 from tests.support import wait_until
 from tests.wire_client import WireClient, settings_of
 
-BUMPS = 10_000 if os.environ.get("TENSORPOOL_CHAOS_FULL") == "1" else 500
+BUMPS = 10_000 if IS_FULL else 500
 CONSUMERS = 3
 KEEP = 2
 MIN_AGE_NS = 200 * NS_PER_MS

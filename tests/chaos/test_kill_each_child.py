@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from tensorpool.registry import RegistryReader
+from tests.chaos.length import IS_FULL
 from tests.integration.host import DEADLINE_S, STREAM, RunningHost, running_host
 from tests.peers import Peer, Report, peers
 from tests.support import wait_until
 
-ROUNDS = 2
+ROUNDS = 20 if IS_FULL else 2
 CONSUMERS = 3
 RATE_HZ = 1000
 AGAIN = 200

@@ -18,6 +18,7 @@ from tensorpool.settings import EPOCHS_AHEAD
 from tensorpool.shm import paths
 from tensorpool.wire.control import ResponseCode, ShmPoolAnnounce
 from tensorpool.wire.driver import Role
+from tests.chaos.length import IS_FULL
 from tests.integration.host import DEADLINE_S, RunningHost, Tables, running_host
 from tests.support import wait_until
 from tests.wire_client import WireClient, settings_of
@@ -55,22 +56,22 @@ RING, FIRST_POOL, LAST_POOL = 4, 5, 6
 PASSINGS = {
     **dict.fromkeys(SUPERSEDING, (1,)),
     FaultPoint.STREAM_ADDED: (1,),
-    FaultPoint.FILE_MADE: (RING, FIRST_POOL),
-    FaultPoint.FILE_RESERVED: (RING, LAST_POOL),
-    FaultPoint.FILE_STAMPED: (RING, FIRST_POOL, LAST_POOL),
+    FaultPoint.FILE_MADE: (RING, FIRST_POOL) if IS_FULL else (FIRST_POOL,),
+    FaultPoint.FILE_RESERVED: (RING, LAST_POOL) if IS_FULL else (RING,),
+    FaultPoint.FILE_STAMPED: (RING, FIRST_POOL, LAST_POOL) if IS_FULL else (LAST_POOL,),
 }
 KILLS = [(point, passing, 0) for point in FaultPoint for passing in PASSINGS.get(point, (2,))]
 AHEAD_BYTES = 1 << 20
 AHEAD_KILLS = [
     (point, PASSINGS.get(point, (2,))[0], AHEAD_BYTES)
     for point in (
-        FaultPoint.STAGING_MADE,
         FaultPoint.FILE_STAMPED,
-        FaultPoint.EPOCH_RENAMED,
         FaultPoint.EPOCH_TAKEN,
-        FaultPoint.STREAM_RECORDED,
         FaultPoint.CLIENT_ANSWERED,
-    )
+        FaultPoint.STAGING_MADE,
+        FaultPoint.EPOCH_RENAMED,
+        FaultPoint.STREAM_RECORDED,
+    )[: None if IS_FULL else 3]
 ]
 """The second epoch is the first of those made ahead."""
 

@@ -1,12 +1,11 @@
 """A producer at full speed over a ring of 4 slots, slow readers: no torn frame is ever accepted.
 
-200,000 frames by default; `make chaos` (TENSORPOOL_CHAOS_FULL=1) writes 10 million.
+100,000 frames by default; `make chaos` (TENSORPOOL_CHAOS_FULL=1) writes 10 million.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import random
 import time
 from multiprocessing.connection import Connection
@@ -17,10 +16,10 @@ import numpy as np
 import pytest
 
 import tensorpool
+from tests.chaos.length import IS_FULL
 from tests.integration.host import STREAM, Tables, running_host
 
-FULL = os.environ.get("TENSORPOOL_CHAOS_FULL") == "1"
-FRAMES = 10_000_000 if FULL else 200_000
+FRAMES = 10_000_000 if IS_FULL else 100_000
 CONSUMERS = 3
 WORDS = 2048
 """16 KiB a frame: long enough to be overtaken in the middle of a copy."""
@@ -87,7 +86,7 @@ def read(pipe: Connection, config: str, seed: int) -> None:
         assert view.drops_invalid == 0
 
 
-@pytest.mark.timeout(3600 if FULL else 180)
+@pytest.mark.timeout(3600 if IS_FULL else 180)
 def test_no_torn_frame_is_accepted(tmp_shm: Path) -> None:
     with running_host(tmp_shm, TABLES) as host:
         pipes, processes = [], []

@@ -8,6 +8,7 @@ import pytest
 
 from tensorpool.clock import NS_PER_S
 from tensorpool.wire.driver import Role, ShmLeaseRevoked
+from tests.chaos.length import IS_FULL
 from tests.crowd import Crowd
 from tests.integration.host import STREAM, Tables, running_host
 from tests.support import wait_until
@@ -15,7 +16,7 @@ from tests.wire_client import WireClient, settings_of
 
 MANY_CLIENTS = 500
 """Their keepalives of a lease's life are more than the driver takes in one duty cycle."""
-TIMES = 5
+TIMES = 5 if IS_FULL else 3
 DEADLINE_S = 60.0
 TABLES: Tables = {
     "supervisor": None,

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -30,12 +29,12 @@ from tensorpool.wire.driver import (
     ShmAttachResponse,
     ShmDetachRequest,
 )
+from tests.chaos.length import IS_FULL
 from tests.chaos.wire_mutants import seeded, shuffled
 from tests.crowd import Attaching, Crowd
 from tests.integration.host import STREAM, RunningHost, Tables, running_host
 from tests.wire_client import WireClient, settings_of
 
-IS_FULL = os.environ.get("TENSORPOOL_CHAOS_FULL") == "1"
 MUTANTS = 1_000_000 if IS_FULL else 20_000
 SEED = 20261123
 HONEST = 20
