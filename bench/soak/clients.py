@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 
 import tensorpool
 from bench.soak.frames import content, is_content, words_of
+from bench.soak.in_use import InUse
 from bench.soak.plan import Job, Manner, Role
 from tensorpool.clock import NS_PER_MS, NS_PER_S
 
@@ -38,6 +39,7 @@ class Tally:
         logged: warnings and worse of the library, by their text.
         errors: what must not be, in words; the first ones.
         error_count: how many there were.
+        in_use: memory of the worker, as of its last look; of no sum.
     """
 
     published: int = 0
@@ -50,6 +52,7 @@ class Tally:
     logged: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
     error_count: int = 0
+    in_use: InUse | None = None
 
     def fault(self, text: str) -> None:
         """Something is not as it must be."""

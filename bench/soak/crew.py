@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from bench.soak.clients import Tally
+from bench.soak.in_use import InUse
 from bench.soak.plan import Plan, Role
 from bench.soak.worker import Worker
 
@@ -47,6 +48,12 @@ class Crew:
     def steady_pids(self) -> list[int]:
         """The workers that live as long as the soak."""
         return [worker.pid for worker in self._workers[: self._plan.steady_workers]]
+
+    @property
+    def steady_in_use(self) -> list[InUse]:
+        """What each of them has in use, as of its last answer; empty if one has not told."""
+        told = [worker.tally.in_use for worker in self._workers[: self._plan.steady_workers]]
+        return [] if None in told else [each for each in told if each is not None]
 
     def step(self) -> None:
         """Do to the workers what is due now."""

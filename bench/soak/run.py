@@ -53,7 +53,7 @@ def soak(plan: Plan, interrupted: Interrupted, note: Callable[[Result], None]) -
             with Crew(plan, host.config) as crew:
                 _watch(result, crew, interrupted, note)
                 result.interrupted_by = interrupted()
-                result.sampler.sample(crew.steady_pids)
+                result.sampler.sample(crew.steady_pids, crew.steady_in_use)
                 result.totals = result.sampler.scrape()
                 crew.stop()
                 result.tally = crew.total()
@@ -78,7 +78,7 @@ def _watch(
         crew.step()
         if now >= next_sample:
             next_sample = max(next_sample + plan.sample_s, now)
-            result.sampler.sample(crew.steady_pids)
+            result.sampler.sample(crew.steady_pids, crew.steady_in_use)
             result.loads.append(os.getloadavg()[0])
             for line in _restarted(result.sampler):
                 if line not in told:

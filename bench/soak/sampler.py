@@ -13,6 +13,7 @@ from typing import NamedTuple
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.soak.in_use import InUse
 from tensorpool.launcher.host_file import HostReport, read_host
 from tensorpool.registry import RegistryError, RegistryReader
 from tensorpool.settings import HostSettings
@@ -34,6 +35,7 @@ class Measure:
         unit: "" for a number of things.
         slack: growth an hour that is none, in its unit.
         is_judged: whether growth fails the soak.
+        is_slack_of_each: the slack is that of a process; a subject of several has as many.
     """
 
     name: str
@@ -41,9 +43,12 @@ class Measure:
     unit: str
     slack: float
     is_judged: bool = True
+    is_slack_of_each: bool = False
 
 
-PRIVATE = Measure("private", "private memory", "MiB", 1.0)
+PRIVATE = Measure("private", "private memory", "MiB", 1.0, is_slack_of_each=True)
+IN_USE = Measure("in_use", "memory in use, of malloc", "MiB", 0.25)
+BLOCKS = Measure("blocks", "blocks in use, of Python", "", 1.0)
 RESIDENT = Measure(
     "resident", "resident memory, shared pages included", "MiB", 1.0, is_judged=False
 )
@@ -60,7 +65,19 @@ EPOCHS = Measure("epochs", "epoch directories", "", 1.0)
 LEASES = Measure("leases", "active leases", "", 1.0)
 LAG = Measure("lag", "longest duty cycle in a second", "ms", 1.0, is_judged=False)
 """Not judged: it is as much the machine's, and what else runs on it, as ours."""
-MEASURES = (PRIVATE, RESIDENT, SHARED, LASTING, DESCRIPTORS, THREADS, EPOCHS, LEASES, LAG)
+MEASURES = (
+    PRIVATE,
+    IN_USE,
+    BLOCKS,
+    RESIDENT,
+    SHARED,
+    LASTING,
+    DESCRIPTORS,
+    THREADS,
+    EPOCHS,
+    LEASES,
+    LAG,
+)
 
 
 class Series(NamedTuple):
@@ -106,8 +123,13 @@ class Sampler:
         self._settings = settings
         self._started = 0.0
 
-    def sample(self, client_pids: list[int]) -> Sample:
-        """Take one, and keep it. `client_pids` are watched as one subject."""
+    def sample(self, client_pids: list[int], in_use: list[InUse]) -> Sample:
+        """Take one, and keep it.
+
+        Args:
+            client_pids: watched as one subject.
+            in_use: what these processes say of themselves; empty if not all do.
+        """
         now = time.monotonic()
         self._started = self._started or now
         settings = self._settings
@@ -122,6 +144,9 @@ class Sampler:
                 if child["name"] != "media_driver":  # it has no duty cycle of ours
                     values[Series(LAG, child["name"])] = child["lag_ms"]
         self._look(values, CLIENTS, client_pids)
+        if in_use:
+            values[Series(IN_USE, CLIENTS)] = sum(each.malloc_bytes for each in in_use) / _MIB
+            values[Series(BLOCKS, CLIENTS)] = sum(each.blocks for each in in_use)
         regions = used_bytes(settings.shm.namespace_dir)
         values[Series(SHARED, "regions")] = regions / _MIB
         logs = find_logs(settings.aeron_dir)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import multiprocessing
 import os
@@ -15,15 +14,13 @@ from multiprocessing.connection import Connection
 
 import tensorpool
 from bench.soak.clients import Tally, make_client
+from bench.soak.in_use import collect_and_measure
 from bench.soak.plan import Job
 from tensorpool.client.keeper import PoolEvent
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 
 _TICK_NS = 50 * NS_PER_MS
-_COLLECT_NS = 60 * NS_PER_S
-"""Only a full collection empties the interpreter's free lists (2,000 tuples of each length and so
-on), and where there is no cyclic garbage none ever comes. For hours each burst fills them a little
-more, up to some MiB, and memory that is merely kept for reuse would look like a leak."""
+_MEASURE_NS = 60 * NS_PER_S
 _LINGER_S = 1.0
 _TRIES = 10
 _ANSWER_TIMEOUT_S = 30.0
@@ -48,7 +45,7 @@ def work(pipe: Connection, config: str, jobs: list[Job], rate_hz: float, churn_h
         clients = [make_client(pool, job, tally, rate_hz=rate_hz) for job in jobs]
         churn_ns = int(NS_PER_S / churn_hz)
         next_churn_ns = monotonic_ns() + random.randrange(churn_ns)
-        next_collect_ns = monotonic_ns() + _COLLECT_NS
+        next_measure_ns = monotonic_ns()
         while True:
             started_ns = monotonic_ns()
             for client in clients:
@@ -56,9 +53,9 @@ def work(pipe: Connection, config: str, jobs: list[Job], rate_hz: float, churn_h
             if clients and started_ns >= next_churn_ns:
                 next_churn_ns = max(next_churn_ns + churn_ns, started_ns)
                 random.choice(clients).detach(random.choice((0, _LINGER_S)))
-            if started_ns >= next_collect_ns:
-                next_collect_ns = started_ns + _COLLECT_NS
-                gc.collect()
+            if started_ns >= next_measure_ns:
+                next_measure_ns = started_ns + _MEASURE_NS
+                tally.in_use = collect_and_measure()
             if pipe.poll():
                 if pipe.recv() == _STOP:
                     break
