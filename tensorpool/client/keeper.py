@@ -241,8 +241,9 @@ class LeaseKeeper:
     ) -> bool:
         """These regions of the lease break a rule: give it back, attach again (Driver §4.7a).
 
-        Returns whether it was dropped. It is kept if others were announced meanwhile: a process
-        that was stopped for long finds the files of the epoch before gone, and no rule broken.
+        Returns whether it was dropped. It is kept if others were announced meanwhile, or if it is
+        over by its time, which the keeper's thread is about to see: a process that was stopped for
+        long finds the files of a former epoch gone, and no rule broken.
         """
         with self._lock:
             if self._client is not None:
@@ -252,6 +253,10 @@ class LeaseKeeper:
                             break
             with lease.changed:
                 if lease.status is not LeaseStatus.ATTACHED or lease.regions is not regions:
+                    return False
+                if monotonic_ns() >= lease.deadline_ns:
+                    lease.next_action_ns = 0
+                    self._touch()
                     return False
                 if self._client is not None:
                     self._send_detach(lease, monotonic_ns())  # best effort; its answer is ignored

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import tensorpool
-from tensorpool.clock import NS_PER_S
+from tensorpool.clock import NS_PER_S, monotonic_ns
 from tests.integration.host import STREAM, RunningHost
 from tests.support import wait_until
 
@@ -101,6 +101,23 @@ def test_the_keeper_survives_what_nobody_foresaw(
         assert camera.lease_id == lease_id
         with pool.consumer(STREAM, timeout_s=5):
             pass
+
+
+def told_by(pool: tensorpool.Pool) -> set[str]:
+    return {event.what for event in list(pool.events)}
+
+
+def test_regions_of_a_lease_that_is_over_break_no_rule(host: RunningHost) -> None:
+    """As a process finds them that was stopped before it mapped: gone, like its connection."""
+    with tensorpool.connect(host.config) as pool, pool.producer(STREAM) as camera:
+        keeper, lease = pool._keeper, camera._lease
+        with keeper._lock, lease.changed:  # its thread has not looked yet
+            lease.deadline_ns = monotonic_ns()
+            assert not keeper.drop(lease, lease.regions, tensorpool.ShmError("no such file"))
+        wait_until(lambda: "reattached" in told_by(pool), 20, "another lease")
+        camera.publish(np.zeros(4, np.uint8), timeout_s=20)
+        assert "lease_expired" in told_by(pool)
+        assert "protocol_error" not in told_by(pool)
 
 
 def test_a_frozen_driver_revokes_no_lease(host: RunningHost) -> None:
