@@ -15,7 +15,7 @@ from tests.integration.host import DEADLINE_S, STREAM, RunningHost, running_host
 from tests.peers import Peer, Report, peers
 from tests.support import wait_until
 
-ROUNDS = 20 if IS_FULL else 2
+ROUNDS = 20 if IS_FULL else 1
 CONSUMERS = 3
 RATE_HZ = 1000
 AGAIN = 200

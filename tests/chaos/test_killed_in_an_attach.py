@@ -71,7 +71,7 @@ AHEAD_KILLS = [
         FaultPoint.STAGING_MADE,
         FaultPoint.EPOCH_RENAMED,
         FaultPoint.STREAM_RECORDED,
-    )[: None if IS_FULL else 3]
+    )[: None if IS_FULL else 1]
 ]
 """The second epoch is the first of those made ahead."""
 

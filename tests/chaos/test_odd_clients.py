@@ -22,7 +22,7 @@ from tests.support import wait_until
 from tests.wire_client import WireClient, settings_of
 
 WORDS = 100_000
-ROUNDS = 20 if IS_FULL else 3
+ROUNDS = 20 if IS_FULL else 2
 _DIES_IN_A_CLAIM = """
 import os, signal, sys, numpy as np, tensorpool
 pool = tensorpool.connect(sys.argv[1])
