@@ -53,7 +53,8 @@ class Crew:
     def steady_in_use(self) -> list[InUse]:
         """What each of them has in use, as of its last answer; empty if one has not told."""
         told = [worker.tally.in_use for worker in self._workers[: self._plan.steady_workers]]
-        return [] if None in told else [each for each in told if each is not None]
+        known = [each for each in told if each is not None]
+        return known if len(known) == len(told) else []
 
     def step(self) -> None:
         """Do to the workers what is due now."""

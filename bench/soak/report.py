@@ -62,8 +62,7 @@ def fragment(result: Result) -> str:
     slopes = (
         f"Slopes are those of the time after the first {result.warm_up_s / _MINUTE_S:.1f} minutes; "
         "in brackets the range of 95 % confidence (`bench/soak/trend.py` has the rule). `clients` "
-        f"are the {result.plan.steady_workers} client processes that are never killed, together; "
-        "the MiB of private memory that each process of the host may grow by, each of them may. "
+        f"are the {result.plan.steady_workers} client processes that are never killed, together. "
         "What they have in use is asked of their allocators once a minute, after a collection."
     )
     trends = result.trends()

@@ -13,7 +13,7 @@ import psutil
 
 from bench.soak.clients import Tally
 from bench.soak.plan import Plan
-from bench.soak.sampler import CLIENTS, Sampler, Series
+from bench.soak.sampler import Sampler, Series
 from bench.soak.trend import Trend, Verdict, trend
 from tensorpool.version import __version__
 
@@ -64,13 +64,8 @@ class Result:
         for series in self.sampler.series():
             times, values = self.sampler.curve(series)
             first = next((n for n, at in enumerate(times) if at >= self.warm_up_s), len(times) - 1)
-            found[series] = trend(times[first:], values[first:], self._slack(series))
+            found[series] = trend(times[first:], values[first:], series.measure.slack)
         return found
-
-    def _slack(self, series: Series) -> float:
-        measure = series.measure
-        is_several = measure.is_slack_of_each and series.subject == CLIENTS
-        return measure.slack * (self.plan.steady_workers if is_several else 1)
 
     def growing(self) -> list[Series]:
         """The series whose growth fails the soak."""

@@ -35,7 +35,6 @@ class Measure:
         unit: "" for a number of things.
         slack: growth an hour that is none, in its unit.
         is_judged: whether growth fails the soak.
-        is_slack_of_each: the slack is that of a process; a subject of several has as many.
     """
 
     name: str
@@ -43,10 +42,9 @@ class Measure:
     unit: str
     slack: float
     is_judged: bool = True
-    is_slack_of_each: bool = False
 
 
-PRIVATE = Measure("private", "private memory", "MiB", 1.0, is_slack_of_each=True)
+PRIVATE = Measure("private", "private memory", "MiB", 1.0)
 IN_USE = Measure("in_use", "memory in use, of malloc", "MiB", 0.25)
 BLOCKS = Measure("blocks", "blocks in use, of Python", "", 1.0)
 RESIDENT = Measure(

@@ -59,5 +59,7 @@ def _checked(name: str, value: object, greatest: int) -> int:
             f"{name} = {value!r}: must be an integer; convert it with int()"
         ) from None
     if not 0 <= number <= greatest:
-        raise FrameFieldError(f"{name} = {number}: must be from 0 to {greatest}")
+        raise FrameFieldError(
+            f"{name} = {number}: must be from 0 to {greatest}; leave it out if there is none"
+        )
     return number

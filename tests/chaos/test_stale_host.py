@@ -79,6 +79,8 @@ def _give_away(host: RunningHost, pids: set[int]) -> None:
     changed += _replace(
         Path(shm.registry_path), struct.pack("<I", writer), struct.pack("<I", os.getpid()), 4096
     )
+    with RegistryReader(shm.registry_path) as registry:
+        assert registry.writer.pid == os.getpid(), "changed, and not damaged"
     media_driver = {struct.pack("<q", pid) for pid in pids}
     for octets in media_driver:
         changed += _replace(
