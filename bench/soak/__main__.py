@@ -31,6 +31,7 @@ def main() -> None:
     arguments = _arguments()
     plan = Plan(
         minutes=arguments.minutes,
+        warm_up_minutes=arguments.warm_up_minutes,
         streams=arguments.streams,
         clients=arguments.clients,
         sample_s=arguments.sample_s,
@@ -68,7 +69,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     for name, kind, default, words in (
-        ("--minutes", float, plan.minutes, "how long, after everything has started"),
+        ("--minutes", float, plan.minutes, "how long, after the warm-up"),
+        ("--warm-up-minutes", float, plan.warm_up_minutes, "before what is judged"),
         ("--streams", int, plan.streams, "static streams"),
         ("--clients", int, plan.clients, "producers and consumers together"),
         ("--sample-s", float, plan.sample_s, "seconds between two samples"),

@@ -54,7 +54,9 @@ class Plan:
     """The size and pace of a soak.
 
     Attributes:
-        minutes: how long, from the first sample on.
+        minutes: how long it is judged.
+        warm_up_minutes: how long before that, from the first sample on, while what is bounded
+            fills up: at this pace a pool's last 1,000 events take nine of them.
         streams: static streams of the host.
         clients: a third of them produce, but one a stream at most; the others consume.
         rate_hz: frames a second of each producer.
@@ -65,6 +67,7 @@ class Plan:
     """
 
     minutes: float = 60
+    warm_up_minutes: float = 12
     streams: int = 100
     clients: int = 300
     rate_hz: float = 5

@@ -60,7 +60,8 @@ def replaced(text: str, between: str) -> str:
 def fragment(result: Result) -> str:
     """The generated part, in Markdown."""
     slopes = (
-        f"Slopes are those of the time after the first {result.warm_up_s / _MINUTE_S:.1f} minutes; "
+        f"Slopes are those of the time after the first {result.warm_up_s / _MINUTE_S:.1f} minutes, "
+        f"over {(result.lasted_s - result.warm_up_s) / _MINUTE_S:.1f}; "
         "in brackets the range of 95 % confidence (`bench/soak/trend.py` has the rule). `clients` "
         f"are the {result.plan.steady_workers} client processes that are never killed, together. "
         "What they have in use is asked of their allocators once a minute, after a collection."

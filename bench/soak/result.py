@@ -17,8 +17,7 @@ from bench.soak.sampler import Sampler, Series
 from bench.soak.trend import Trend, Verdict, trend
 from tensorpool.version import __version__
 
-_WARM_UP_SHARE = 0.1
-_LEAST_WARM_UP_S = 60.0
+_MINUTE_S = 60.0
 _MOST_WARM_UP_SHARE = 0.5
 
 
@@ -53,9 +52,8 @@ class Result:
 
     @property
     def warm_up_s(self) -> float:
-        """What is left out of the trends: the first tenth, a minute at least, half at most."""
-        lasted_s = self.lasted_s
-        return min(max(_WARM_UP_SHARE * lasted_s, _LEAST_WARM_UP_S), _MOST_WARM_UP_SHARE * lasted_s)
+        """What is left out of the trends: as planned; half of a soak that was ended early."""
+        return min(self.plan.warm_up_minutes * _MINUTE_S, _MOST_WARM_UP_SHARE * self.lasted_s)
 
     def trends(self) -> dict[Series, Trend]:
         """What each series does after the warm-up."""

@@ -73,7 +73,8 @@ def _watch(
     plan = result.plan
     told: set[str] = set()
     started = time.monotonic()
-    end, next_sample, next_note = started + plan.minutes * _MINUTE_S, started, started
+    end = started + (plan.warm_up_minutes + plan.minutes) * _MINUTE_S
+    next_sample = next_note = started
     while (now := time.monotonic()) < end and interrupted() is None:
         crew.step()
         if now >= next_sample:
@@ -122,14 +123,14 @@ def _unsettled(settings: HostSettings, plan: Plan) -> list[str]:
 
 def state_line(result: Result) -> str:
     """How far a soak is, in a line."""
-    sample, tally = result.sampler.samples[-1], result.tally
+    plan, sample, tally = result.plan, result.sampler.samples[-1], result.tally
 
     def value(series: Series) -> str:
         found = sample.get(series)
         return "?" if found is None else f"{found:.1f}"
 
     return (
-        f"{result.lasted_s / _MINUTE_S:5.1f} of {result.plan.minutes:g} min: "
+        f"{result.lasted_s / _MINUTE_S:5.1f} of {plan.warm_up_minutes:g} + {plan.minutes:g} min: "
         f"{value(Series(LEASES, 'registry')).removesuffix('.0')} leases, private MiB: driver "
         f"{value(Series(PRIVATE, 'driver'))}, clients {value(Series(PRIVATE, CLIENTS))}; "
         f"{_done(tally)}; load {result.loads[-1]:.1f}"

@@ -22,7 +22,7 @@ CLIENTS = "clients"
 _BLOCK_BYTES = 512
 _LOG_SUFFIX = ".logbuffer"
 _SCRAPE_TIMEOUT_S = 5.0
-_MIB = 1 << 20
+_KIB, _MIB = 1 << 10, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Measure:
 
 
 PRIVATE = Measure("private", "private memory", "MiB", 1.0)
+"""Anonymous pages: heaps, stacks, the data of libraries. Not the "unique set size" of psutil, which
+counts a page of a shared file as private as long as one process alone has touched it."""
 IN_USE = Measure("in_use", "memory in use, of malloc", "MiB", 0.25)
 BLOCKS = Measure("blocks", "blocks in use, of Python", "", 1.0)
 RESIDENT = Measure(
@@ -214,14 +216,13 @@ class Sampler:
             for pid in pids:
                 process = psutil.Process(pid)
                 with process.oneshot():
-                    memory = process.memory_full_info()
-                    private += memory.uss / _MIB
-                    resident += memory.rss / _MIB
+                    private += anonymous_bytes(pid) / _MIB
+                    resident += process.memory_info().rss / _MIB
                     descriptors += process.num_fds()
                     threads += process.num_threads()
                     times = process.cpu_times()
                     cpu += times.user + times.system
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return  # one of them is not there just now: no sum
         values[Series(PRIVATE, subject)] = private
         values[Series(RESIDENT, subject)] = resident
@@ -233,6 +234,20 @@ class Sampler:
 def _pids(report: HostReport) -> list[tuple[str, int]]:
     children = [(child["name"], child["pid"]) for child in report["processes"]]
     return [("launcher", report["pid"]), *((n, pid) for n, pid in children if pid is not None)]
+
+
+def anonymous_bytes(pid: int) -> int:
+    """The resident memory of a process that belongs to no file.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as rollup:
+        for line in rollup:
+            name, _, value = line.partition(":")
+            if name == "Anonymous":
+                return int(value.split()[0]) * _KIB
+    raise ProcessLookupError(f"process {pid} is ending: it has no memory any more")
 
 
 def find_logs(aeron_dir: str) -> dict[str, Log]:

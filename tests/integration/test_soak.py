@@ -16,6 +16,7 @@ from tests.support import wait_until
 
 DEADLINE_S = 90.0
 SMALL = ["--streams", "3", "--clients", "9", "--sample-s", "0.3", "--churn-hz", "6"]
+SMALL += ["--warm-up-minutes", "0.05"]
 
 
 def command(folder: Path, *arguments: str) -> list[str]:
@@ -41,7 +42,7 @@ def assert_nothing_left(result: dict[str, Any]) -> None:
 
 def test_a_short_soak_reports_and_leaves_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
-        command(tmp_path, "--minutes", "0.2", "--kill-s", "3", "--freeze-s", "4"),
+        command(tmp_path, "--minutes", "0.15", "--kill-s", "3", "--freeze-s", "4"),
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,

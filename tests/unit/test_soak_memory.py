@@ -1,0 +1,42 @@
+"""Private memory of a soak's processes: what is of no file, whoever else has mapped the file."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from bench.soak.sampler import anonymous_bytes
+
+SIZE = 16 << 20
+NOISE = SIZE // 4
+
+
+def touch(memory: mmap.mmap) -> None:
+    for at in range(0, SIZE, mmap.PAGESIZE):
+        memory[at] = 1
+
+
+def test_pages_of_its_own_are_private_memory() -> None:
+    before = anonymous_bytes(os.getpid())
+    with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE) as own:
+        touch(own)
+        assert abs(anonymous_bytes(os.getpid()) - before - SIZE) < NOISE
+    assert abs(anonymous_bytes(os.getpid()) - before) < NOISE
+
+
+def test_pages_of_a_shared_file_that_nobody_else_has_mapped_are_not() -> None:
+    before = anonymous_bytes(os.getpid())
+    with tempfile.TemporaryFile(prefix="tp-test-", dir="/dev/shm") as file:
+        file.truncate(SIZE)
+        with mmap.mmap(file.fileno(), SIZE) as shared:
+            touch(shared)
+            assert abs(anonymous_bytes(os.getpid()) - before) < NOISE
+
+
+def test_no_process_no_number() -> None:
+    with pytest.raises(OSError, match="smaps_rollup"):
+        anonymous_bytes(int(Path("/proc/sys/kernel/pid_max").read_text()) + 1)
