@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +23,9 @@ _BLOCK_BYTES = 512
 _LOG_SUFFIX = ".logbuffer"
 _SCRAPE_TIMEOUT_S = 5.0
 _KIB, _MIB = 1 << 10, 1 << 20
+_QUEUE_BYTES = 128 * _MIB
+_UNNAMED_WORDS = 5
+"""Of the line of a mapping without a name: addresses, rights, offset, device, inode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,10 @@ class Measure:
 PRIVATE = Measure("private", "private memory", "MiB", 1.0)
 """Anonymous pages: heaps, stacks, the data of libraries. Not the "unique set size" of psutil, which
 counts a page of a shared file as private as long as one process alone has touched it."""
+QUEUES = Measure("queues", "memory of command queues", "MiB", 1.0, is_judged=False)
+"""Not judged: of Aeron's media driver, out of its private memory. Each of its four command queues
+is a ring of 128 MiB, whose pages are taken as it is written for the first time; by some 80 bytes an
+attach, it never takes more than its length."""
 IN_USE = Measure("in_use", "memory in use, of malloc", "MiB", 0.25)
 BLOCKS = Measure("blocks", "blocks in use, of Python", "", 1.0)
 RESIDENT = Measure(
@@ -67,6 +74,7 @@ LAG = Measure("lag", "longest duty cycle in a second", "ms", 1.0, is_judged=Fals
 """Not judged: it is as much the machine's, and what else runs on it, as ours."""
 MEASURES = (
     PRIVATE,
+    QUEUES,
     IN_USE,
     BLOCKS,
     RESIDENT,
@@ -143,6 +151,8 @@ class Sampler:
                     self.restarts[child["name"]] = child["restarts"], child["last_exit"]
                 if child["name"] != "media_driver":  # it has no duty cycle of ours
                     values[Series(LAG, child["name"])] = child["lag_ms"]
+                if child["name"] == "media_driver":
+                    _part_queues(values, child["name"], child["pid"])
         self._look(values, CLIENTS, client_pids)
         if in_use:
             values[Series(IN_USE, CLIENTS)] = sum(each.malloc_bytes for each in in_use) / _MIB
@@ -231,6 +241,24 @@ class Sampler:
         self.cpu_s[subject] = cpu
 
 
+def _part_queues(values: Sample, subject: str, pid: int | None) -> None:
+    """Part the command queues of the media driver from its private memory."""
+    private = Series(PRIVATE, subject)
+    if pid is None or private not in values:
+        return
+    try:
+        queues = sum(
+            own
+            for length, own in anonymous_mappings(pid)
+            if length >= _QUEUE_BYTES  # neighbours are one mapping
+        )
+    except OSError:
+        del values[private]  # it has just ended
+        return
+    values[private] -= queues / _MIB
+    values[Series(QUEUES, subject)] = queues / _MIB
+
+
 def _pids(report: HostReport) -> list[tuple[str, int]]:
     children = [(child["name"], child["pid"]) for child in report["processes"]]
     return [("launcher", report["pid"]), *((n, pid) for n, pid in children if pid is not None)]
@@ -248,6 +276,23 @@ def anonymous_bytes(pid: int) -> int:
             if name == "Anonymous":
                 return int(value.split()[0]) * _KIB
     raise ProcessLookupError(f"process {pid} is ending: it has no memory any more")
+
+
+def anonymous_mappings(pid: int) -> Iterator[tuple[int, int]]:
+    """Length, and bytes taken, of each mapping of a process that is of no file.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    length = 0
+    with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="replace") as mappings:
+        for line in mappings:
+            words = line.split()
+            if "-" in words[0] and not words[0].endswith(":"):
+                begin, end = (int(edge, 16) for edge in words[0].split("-"))
+                length = 0 if len(words) > _UNNAMED_WORDS else end - begin
+            elif length and words[0] == "Anonymous:":
+                yield length, int(words[1]) * _KIB
 
 
 def find_logs(aeron_dir: str) -> dict[str, Log]:

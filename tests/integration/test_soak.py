@@ -62,6 +62,7 @@ def test_a_short_soak_reports_and_leaves_nothing(tmp_path: Path) -> None:
     for process in ("launcher", "media_driver", "driver", "supervisor", "gc", "clients"):
         assert {(m, process) for m in ("private", "resident", "descriptors", "threads")} <= seen
     for pair in (
+        ("queues", "media_driver"),
         ("shared", "regions"),
         ("shared", "term buffers"),
         ("epochs", "namespace"),
