@@ -71,8 +71,8 @@ def fragment(result: Result) -> str:
     lasting = (
         f"Lasting logs are the {sampler.lasting_logs} publications that were there in every sample "
         f"after that. They take {sampler.lasting_bytes / _MIB:.1f} MiB when every page of them was "
-        "written, and never more, so their growth up to there is not judged. Command queues are four "
-        "rings of 128 MiB of Aeron's media driver, of which the same is true."
+        "written, and never more, so their growth up to there is not judged. Command queues are "
+        "four rings of 128 MiB of Aeron's media driver, of which the same is true."
     )
     lines = [
         *_account(result),
