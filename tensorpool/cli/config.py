@@ -18,6 +18,7 @@ _EXIT_CONFIG = 2
 _MIB = 1 << 20
 _MEANING = {
     "processes": "processes",
+    "command_queue": "the media driver's command queue, which fills up over a million attaches",
     "own_buffers": "the host's own term buffers",
     "client_buffers": "term buffers of clients (0: charged to the clients)",
     "first_epochs": "the first epoch of each static stream",

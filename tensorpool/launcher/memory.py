@@ -20,6 +20,9 @@ _PROCESS_BYTES = 32 << 20
 """Private memory of one of our processes, with room: 8 to 25 MiB are measured."""
 _OTHER_PROCESSES = 2
 """The launcher itself and multiprocessing's resource tracker."""
+_COMMAND_QUEUE_BYTES = 128 << 20
+"""The ring through which Aeron's media driver has its log buffers made and freed: of fixed length,
+and each page of it stays once it was written, by some 80 bytes an attach."""
 _REMEDY = (
     "raise the limit (resources.limits.memory of the container, MemoryMax= of the unit), or lower "
     "header_nslots or stride_bytes of a profile, policies.epoch_gc_keep or the number of streams"
@@ -33,6 +36,7 @@ class MemoryNeed:
 
     Attributes:
         processes: private memory of all processes, the registry and Aeron's own files.
+        command_queue: private memory too, but taken over weeks: of the embedded media driver.
         own_buffers: term buffers of the host's own publications.
         client_buffers: those of clients, as many as `policies.max_leases` and the ranges allow.
             With sparse files they are charged to the clients that write them: 0.
@@ -45,6 +49,7 @@ class MemoryNeed:
     """
 
     processes: int
+    command_queue: int
     own_buffers: int
     client_buffers: int
     first_epochs: int
@@ -60,7 +65,8 @@ class MemoryNeed:
     @property
     def to_keep(self) -> int:
         """What it grows to while its static streams are used."""
-        return self.processes + self.own_buffers + self.client_buffers + self.kept_epochs
+        private = self.processes + self.command_queue
+        return private + self.own_buffers + self.client_buffers + self.kept_epochs
 
     @property
     def at_most(self) -> int:
@@ -96,6 +102,7 @@ def memory_need(settings: HostSettings) -> MemoryNeed:
         processes=(len(roles(settings)) + _OTHER_PROCESSES) * _PROCESS_BYTES
         + media_driver_files_bytes(settings.media_driver.max_counters)
         + registry_bytes(policies.max_streams, policies.max_leases),
+        command_queue=_COMMAND_QUEUE_BYTES if settings.media_driver.embedded else 0,
         own_buffers=own,
         client_buffers=clients,
         first_epochs=0 if hugepages else first,
@@ -173,7 +180,7 @@ def check_memory(settings: HostSettings, limits: Iterable[MemoryLimit] | None = 
                 "needed_bytes": need.to_keep,
                 "kept_epochs_bytes": need.kept_epochs,
                 "term_buffer_bytes": need.own_buffers + need.client_buffers,
-                "process_bytes": need.processes,
+                "process_bytes": need.processes + need.command_queue,
                 "remedy": _REMEDY,
             },
         )

@@ -102,7 +102,14 @@ def test_per_consumer_streams_count_up_to_the_smaller_bound() -> None:
 
 def test_an_external_media_driver_has_its_own_limit() -> None:
     need = memory_need(settings(media_driver={"embedded": False, **RESERVED}))
-    assert (need.own_buffers, need.client_buffers) == (0, 0)
+    assert (need.command_queue, need.own_buffers, need.client_buffers) == (0, 0, 0)
+
+
+def test_the_command_queue_counts_though_it_fills_late() -> None:
+    need = memory_need(settings())
+    assert need.command_queue == 128 * MIB
+    assert need.to_start == need.processes + need.own_buffers + EPOCH
+    assert need.to_keep == need.to_start + need.command_queue + 2 * EPOCH
 
 
 def test_huge_pages_are_another_resource() -> None:
