@@ -36,9 +36,9 @@ if TYPE_CHECKING:
         StaleFrame,
         TooManyClaims,
     )
+    from tensorpool.client.events import PoolEvent
     from tensorpool.client.frame import Frame
     from tensorpool.client.gathering import Gathering
-    from tensorpool.client.keeper import PoolEvent
     from tensorpool.client.metadata import Attribute, Metadata, MetadataError
     from tensorpool.client.pool import Pool, connect
     from tensorpool.client.producer import Producer
@@ -72,7 +72,7 @@ _LAZY = {
     "PartialFrame": "tensorpool.client.progress",
     "Pool": "tensorpool.client.pool",
     "PoolClosed": "tensorpool.client.errors",
-    "PoolEvent": "tensorpool.client.keeper",
+    "PoolEvent": "tensorpool.client.events",
     "Producer": "tensorpool.client.producer",
     "ProgressHints": "tensorpool.client.progress",
     "SharedMemoryDenied": "tensorpool.client.errors",

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 import tensorpool
-from tensorpool.client.keeper import PoolEvent
+from tensorpool.client.events import PoolEvent
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 
 ATTACH_TIMEOUT_S = 30.0

@@ -16,7 +16,7 @@ import tensorpool
 from bench.soak.clients import Tally, make_client
 from bench.soak.in_use import collect_and_measure
 from bench.soak.plan import Job
-from tensorpool.client.keeper import PoolEvent
+from tensorpool.client.events import PoolEvent
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 
 _TICK_NS = 50 * NS_PER_MS

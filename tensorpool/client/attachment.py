@@ -12,7 +12,7 @@ from typing import Self
 from tensorpool.client import fork
 from tensorpool.client.errors import AttachRejected, LeaseLost, NoDriver, PoolClosed
 from tensorpool.client.keeper import LeaseKeeper
-from tensorpool.client.lease import ClientLease, LeaseStatus
+from tensorpool.client.lease import ClientLease, LeaseStatus, choose_client_id
 from tensorpool.client.mapping import EpochRegions, MappedEpoch
 from tensorpool.client.talk import Talk
 from tensorpool.client.usage import CLOSE_PATIENCE_S, OneUser
@@ -44,7 +44,7 @@ class Attachment:
         self._lease = ClientLease(
             stream_id,
             self._role,
-            client_id or keeper.choose_client_id(),
+            client_id or choose_client_id(),
             client_id is not None,
             PublishMode.EXISTING_OR_CREATE,
             talk,

@@ -7,12 +7,18 @@ frame (one attribute, no lock) and looks closer only when it moved.
 from __future__ import annotations
 
 import enum
+import random
 import threading
 from dataclasses import dataclass, field
 
 from tensorpool.client.mapping import EpochRegions
 from tensorpool.client.talk import Talk
 from tensorpool.wire.driver import Role
+
+
+def choose_client_id() -> int:
+    """A random non-zero client id (Driver §B.2)."""
+    return random.randrange(1, 1 << 31)
 
 
 class LeaseStatus(enum.Enum):

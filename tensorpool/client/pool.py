@@ -13,8 +13,9 @@ from typing import Self
 from tensorpool.client.attachment import Attachment
 from tensorpool.client.consumer import Consumer, checked_gap
 from tensorpool.client.errors import PoolClosed
+from tensorpool.client.events import PoolEvent
 from tensorpool.client.gathering import Gathering
-from tensorpool.client.keeper import LeaseKeeper, PoolEvent
+from tensorpool.client.keeper import LeaseKeeper
 from tensorpool.client.presence import Wishes
 from tensorpool.client.producer import Producer
 from tensorpool.client.progress import ProgressHints

@@ -14,10 +14,11 @@ import pytest
 import tensorpool
 from tensorpool import wire
 from tensorpool.aeron.client import AeronClient
-from tensorpool.client import keeper as keeper_module
+from tensorpool.client import lease_protocol
 from tensorpool.client.audience import Audience
-from tensorpool.client.keeper import LeaseKeeper
+from tensorpool.client.events import EventLog
 from tensorpool.client.lease import ClientLease
+from tensorpool.client.lease_protocol import LeaseProtocol
 from tensorpool.clock import monotonic_ns
 from tensorpool.wire.control import ResponseCode, ShmPoolAnnounce
 from tensorpool.wire.driver import (
@@ -150,7 +151,7 @@ def test_an_unknown_response_code_is_no_success(
 def test_an_attach_without_answer_is_repeated_one_at_a_time(
     driver: ScriptedDriver, pool: tensorpool.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper_module, "_ATTACH_TIMEOUT_NS", 50_000_000)
+    monkeypatch.setattr(lease_protocol, "_ATTACH_TIMEOUT_NS", 50_000_000)
     driver.answers.extend([silence] * 3)
     with pool.producer(STREAM) as camera:
         assert camera.lease_id == driver.lease_ids[0]
@@ -164,14 +165,14 @@ def test_an_attach_without_answer_is_repeated_one_at_a_time(
 def test_back_off_doubles_with_jitter_up_to_a_bound(host: RunningHost) -> None:
     waits: list[list[float]] = []
     for _ in range(20):
-        keeper = LeaseKeeper(host.settings, None)
+        protocol = LeaseProtocol(host.settings.policies, EventLog(None))
         talk = Audience(host.settings, lambda: 0)
         lease = ClientLease(STREAM, Role.PRODUCER, 5, has_fixed_id=True, publish_mode=2, talk=talk)
         waits.append([])
         for _ in range(12):
             before = monotonic_ns()
             with lease.changed:
-                keeper._retry_later(lease, tensorpool.NoDriver("x"))
+                protocol.retry_later(lease, tensorpool.NoDriver("x"))
             waits[-1].append(lease.next_action_ns - before)
     assert len({tuple(wait) for wait in waits}) == 20, "clients that fail together do not retry so"
     medians = [sorted(column)[10] for column in zip(*waits, strict=True)]
@@ -197,7 +198,7 @@ def test_an_id_that_may_be_taken_by_ourselves_is_kept(
 ) -> None:
     """The first request was granted, but its answer is lost: with another id, a producer would
     be refused for its own former lease."""
-    monkeypatch.setattr(keeper_module, "_ATTACH_TIMEOUT_NS", 50_000_000)
+    monkeypatch.setattr(lease_protocol, "_ATTACH_TIMEOUT_NS", 50_000_000)
     driver.answers.append(silence)
     for _ in range(2):
         driver.reject_with(ResponseCode.REJECTED, "client_id already attached")

@@ -19,7 +19,7 @@ import pytest
 
 import tensorpool
 from tensorpool import wire
-from tensorpool.client import keeper
+from tensorpool.client import lease_protocol
 from tensorpool.settings import Endpoint
 from tensorpool.shm.uri import parse_region_uri
 from tensorpool.wire.control import QosProducer, ResponseCode
@@ -158,7 +158,7 @@ def test_qos_goes_to_its_endpoint(
     ear = client.subscription(client.settings.driver.qos)
     found: list[QosProducer] = []
     standard = SimpleNamespace(UNSPECIFIED=HugepagesPolicy.STANDARD)
-    monkeypatch.setattr(keeper, "HugepagesPolicy", standard)
+    monkeypatch.setattr(lease_protocol, "HugepagesPolicy", standard)
     with tensorpool.connect(host.config) as pool, pool.producer(ODD) as camera:
         camera.publish(np.zeros(4, np.uint8))
 
