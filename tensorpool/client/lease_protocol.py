@@ -53,6 +53,7 @@ _BACKOFF_MAX_NS = NS_PER_S
 _TRIES_PER_INTERVAL = 20
 _KEEPALIVES_PER_LIFE = 3
 _FRESH_PERIODS = 3
+_CORRELATION_MASK = (1 << 63) - 1
 _ID_TAKEN = "client_id already attached"
 _INTERESTING = {
     (schema.schema_id, schema.by_type[kind].template_id)
@@ -116,8 +117,7 @@ class LeaseProtocol:
         return 1
 
     def _send_attach(self, lease: ClientLease, now_ns: int) -> None:
-        self._correlation_id = (self._correlation_id + 1) & ((1 << 63) - 1)
-        lease.correlation_id = self._correlation_id
+        lease.correlation_id = self._next_correlation_id()
         request = ShmAttachRequest(
             lease.correlation_id,
             lease.stream_id,
@@ -151,8 +151,7 @@ class LeaseProtocol:
 
     def send_detach(self, lease: ClientLease, now_ns: int) -> None:
         """Give the lease back; `lease.changed` is held."""
-        self._correlation_id += 1
-        lease.correlation_id = self._correlation_id
+        lease.correlation_id = self._next_correlation_id()
         request = ShmDetachRequest(
             lease.correlation_id, lease.lease_id, lease.stream_id, lease.client_id, lease.role
         )
@@ -160,6 +159,10 @@ class LeaseProtocol:
             lease.next_action_ns = now_ns + _ATTACH_TIMEOUT_NS
         else:
             lease.next_action_ns = now_ns + NS_PER_MS
+
+    def _next_correlation_id(self) -> int:
+        self._correlation_id = (self._correlation_id + 1) & _CORRELATION_MASK
+        return self._correlation_id
 
     def _lose(self, lease: ClientLease, what: str, detail: str) -> None:
         """Stop using the lease at once and attach again soon (Driver §4.7, §4.9)."""
