@@ -11,7 +11,7 @@ import errno
 import mmap
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -43,6 +43,7 @@ _WORD_BYTES = 8
 _ACTIVITY = slice(ACTIVITY_WORD * _WORD_BYTES, (ACTIVITY_WORD + 1) * _WORD_BYTES)
 _ZEROS = memoryview(bytes(1 << 20))
 _SPARE_BYTES = 8 << 20
+_RESERVED_AT_ONCE = 64 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -52,6 +53,17 @@ class NoSpace(HostError):
 
 class LockRefused(HostError):
     """`mlock_shm` is on and the kernel refuses: fatal (Driver §17)."""
+
+
+class Abandoned(HostError):
+    """Nobody wants the epoch any more."""
+
+
+type IsAbandoned = Callable[[], bool]
+
+
+def _never() -> bool:
+    return False
 
 
 def is_shortage(error: HostError) -> bool:
@@ -177,16 +189,31 @@ class Epoch:
             self.staged = None
 
 
-def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool) -> Epoch:
+def provision(
+    plan: EpochPlan,
+    shm: ShmSettings,
+    *,
+    prefault: bool,
+    mlock: bool,
+    is_abandoned: IsAbandoned = _never,
+) -> Epoch:
     """Make the epoch's directory and files, whole or not at all.
 
+    Args:
+        plan: what to make.
+        shm: where, and for whom.
+        prefault: have every page zeroed now.
+        mlock: have every page stay in memory.
+        is_abandoned: asked again and again, for gigabytes take seconds.
+
     Raises:
+        Abandoned: it was, and nothing is left.
         NoSpace: the file system or the cgroup's memory limit lacks the bytes (the message
             names wanted and free).
         LockRefused: `mlock` is on and refused.
         HostError: a directory or file cannot be made safely.
     """
-    epoch = stage(plan, shm, prefault=prefault, mlock=mlock)
+    epoch = stage(plan, shm, prefault=prefault, mlock=mlock, is_abandoned=is_abandoned)
     try:
         _rename(epoch, shm)
     except HostError:
@@ -195,11 +222,20 @@ def provision(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool)
     return epoch
 
 
-def stage(plan: EpochPlan, shm: ShmSettings, *, prefault: bool, mlock: bool) -> Epoch:
+def stage(
+    plan: EpochPlan,
+    shm: ShmSettings,
+    *,
+    prefault: bool,
+    mlock: bool,
+    is_abandoned: IsAbandoned = _never,
+) -> Epoch:
     """As `provision`, but nobody can see it until `put_in_place`."""
     stream_fd = _open_stream_dir(plan, shm)
     try:
-        return _stage(plan, shm, stream_fd, prefault=prefault, mlock=mlock)
+        return _stage(
+            plan, shm, stream_fd, prefault=prefault, mlock=mlock, is_abandoned=is_abandoned
+        )
     except BaseException:
         os.close(stream_fd)
         raise
@@ -228,8 +264,14 @@ def discard(epoch: Epoch) -> None:
     epoch.close()
 
 
-def _stage(
-    plan: EpochPlan, shm: ShmSettings, stream_fd: int, *, prefault: bool, mlock: bool
+def _stage(  # noqa: PLR0913 - one argument a fact
+    plan: EpochPlan,
+    shm: ShmSettings,
+    stream_fd: int,
+    *,
+    prefault: bool,
+    mlock: bool,
+    is_abandoned: IsAbandoned,
 ) -> Epoch:
     _require_memory(plan, shm)
     path = paths.epoch_dir(shm.namespace_dir, plan.stream_id, plan.epoch)
@@ -245,7 +287,15 @@ def _stage(
         try:
             for name, region in plan.region_layouts():
                 superblocks.append(
-                    _make_region(name, region, staging_fd, shm, prefault=prefault, mlock=mlock)
+                    _make_region(
+                        name,
+                        region,
+                        staging_fd,
+                        shm,
+                        prefault=prefault,
+                        mlock=mlock,
+                        is_abandoned=is_abandoned,
+                    )
                 )
         finally:
             os.close(staging_fd)
@@ -341,6 +391,7 @@ def _make_region(  # noqa: PLR0913 - one argument a fact
     *,
     prefault: bool,
     mlock: bool,
+    is_abandoned: IsAbandoned,
 ) -> _Superblock:
     fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=directory_fd)
     try:
@@ -352,10 +403,10 @@ def _make_region(  # noqa: PLR0913 - one argument a fact
             else region_bytes(region)
         )
         # Reserved now: later a write to a full file system would be a SIGBUS (design §4.4).
-        os.posix_fallocate(fd, 0, size)
+        _reserve(fd, size, page, is_abandoned)
         fault_point(FaultPoint.FILE_RESERVED)
         if prefault and page == mmap.PAGESIZE:  # huge pages are zeroed when they are reserved
-            _zero(fd, size)
+            _zero(fd, size, is_abandoned)
         whole = mmap.mmap(fd, size if mlock else min(page, size))
         if mlock:
             _lock(whole, size)
@@ -369,7 +420,19 @@ def _make_region(  # noqa: PLR0913 - one argument a fact
     return _Superblock(whole, size)
 
 
-def _zero(fd: int, size: int) -> None:
+def _reserve(fd: int, size: int, page: int, is_abandoned: IsAbandoned) -> None:
+    step = -(-_RESERVED_AT_ONCE // page) * page
+    for offset in range(0, size, step):
+        _check_wanted(is_abandoned)
+        os.posix_fallocate(fd, offset, min(step, size - offset))
+
+
+def _check_wanted(is_abandoned: IsAbandoned) -> None:
+    if is_abandoned():
+        raise Abandoned("the epoch is not wanted any more: the driver ends")
+
+
+def _zero(fd: int, size: int, is_abandoned: IsAbandoned) -> None:
     """Have every page zeroed now instead of at a client's first touch.
 
     Written, not touched through a mapping: populating a mapping holds this process's mmap lock,
@@ -377,6 +440,7 @@ def _zero(fd: int, size: int) -> None:
     """
     offset = 0
     while offset < size:
+        _check_wanted(is_abandoned)
         offset += os.pwrite(fd, _ZEROS[: size - offset], offset)
 
 

@@ -46,6 +46,7 @@ class Provisioner:
         self._prefault = prefault
         self._mlock = mlock
         self.in_flight = 0
+        self._is_closing = threading.Event()
         self._results: SimpleQueue[Provisioned] = SimpleQueue()
         self._waited_for: Provisioned | None = None
         self._unwanted: deque[Epoch] = deque()
@@ -99,7 +100,8 @@ class Provisioner:
                 self._waited_for = self._results.get(timeout=at_most_s)
 
     def close(self) -> None:
-        """Wait for the workers, unmap what nobody took and remove what was only prepared."""
+        """End the workers, unmap what nobody took and remove what was only prepared."""
+        self._is_closing.set()
         for workers in (self._workers, self._large_workers):
             workers.shutdown(wait=True, cancel_futures=True)
         while (result := self.take()) is not None:
@@ -127,15 +129,20 @@ class Provisioner:
             self._results.put(Provisioned(plan, None, HostError(f"provisioning failed: {error!r}")))
 
     def _make(self, plan: EpochPlan, make: Callable[..., Epoch]) -> Epoch:
+        options = {
+            "prefault": self._prefault,
+            "mlock": self._mlock,
+            "is_abandoned": self._is_closing.is_set,
+        }
         try:
-            return make(plan, self._shm, prefault=self._prefault, mlock=self._mlock)
+            return make(plan, self._shm, **options)
         except HostError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
         # A directory went between its making and its use: the GC took it as empty, or somebody
         # removed the namespace. Once more, from the top.
         os.close(prepare_namespace(self._shm))
-        return make(plan, self._shm, prefault=self._prefault, mlock=self._mlock)
+        return make(plan, self._shm, **options)
 
 
 def _stand_back() -> None:

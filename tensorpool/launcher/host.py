@@ -271,6 +271,7 @@ class Host:
         if self._failure is None:
             self._failure = f"{child.name} did not drain in time and was killed"
         child.kill("did not drain in time")
+        child.stop(monotonic_ns() + _HURRY_NS)  # until it is gone, which takes a moment
 
     def _kill_all(self) -> None:
         """Only if the loop itself failed: the children must not outlive it."""

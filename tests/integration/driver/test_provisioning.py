@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tensorpool.config import load, to_settings
-from tensorpool.driver.epoch import EpochPlan, NoSpace, provision
+from tensorpool.driver.epoch import Abandoned, EpochPlan, NoSpace, provision
 from tensorpool.driver.provisioning import Provisioner
 from tensorpool.errors import HostError
 from tensorpool.namespace import prepare_namespace
@@ -277,3 +277,28 @@ def test_a_large_epoch_stands_back_and_is_zeroed_whole(provisioner: Provisioner)
     }
     small, large_one = niceness["provision_0"], niceness["provision-large_0"]
     assert large_one == min(small + 10, 19)
+
+
+@pytest.mark.parametrize("asked", [0, 1, 2, 3, 4, 40, 130])
+def test_an_epoch_that_nobody_wants_any_more_is_not_finished(shm: ShmSettings, asked: int) -> None:
+    times = 0
+
+    def is_abandoned() -> bool:
+        nonlocal times
+        times += 1
+        return times > asked
+
+    large = Profile("large", 2, (PoolLayout(1, 65 << 20),))
+    with pytest.raises(Abandoned):
+        provision(plan(5, large), shm, prefault=True, mlock=False, is_abandoned=is_abandoned)
+    assert times == asked + 1
+    assert os.listdir(Path(shm.namespace_dir) / str(STREAM)) == []
+
+
+def test_closing_waits_for_no_large_epoch(shm: ShmSettings) -> None:
+    provisioner = Provisioner(shm, prefault=True, mlock=False)
+    provisioner.submit(plan(5, Profile("large", 2, (PoolLayout(1, 1 << 30),))))
+    folder = Path(shm.namespace_dir) / str(STREAM)
+    wait_until(lambda: folder.exists() and os.listdir(folder), 20, "the making of it")
+    provisioner.close()
+    assert os.listdir(folder) == [], "it was finished first"
