@@ -158,7 +158,7 @@ class LeaseKeeper:
             lease.bump()
         with self._lock:
             if lease in self._protocol.leases:
-                self._protocol.leases.remove(lease)
+                self._protocol.abandon(lease)
             lease.talk.on_closed()
 
     def drop(

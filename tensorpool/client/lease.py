@@ -43,6 +43,7 @@ class ClientLease:
         error: the driver's last refusal, if it is one that no retry cures by itself.
         asked: attach requests sent with this client id; more than one, and the id may be taken
             by a lease of our own, whose grant we never heard or whose connection we lost.
+        unanswered: correlation ids of those that may be answered yet, oldest first.
         talk: what the user says and hears besides.
     """
 
@@ -68,6 +69,7 @@ class ClientLease:
     ttl_ns: int = 0
     attempts: int = 0
     asked: int = 0
+    unanswered: dict[int, None] = field(default_factory=dict)
     attaches: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
 

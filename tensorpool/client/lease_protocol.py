@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 from time import time_ns
+from typing import Any
 
 from tensorpool import wire
 from tensorpool.aeron.client import Offer
@@ -53,6 +54,7 @@ _BACKOFF_MAX_NS = NS_PER_S
 _TRIES_PER_INTERVAL = 20
 _KEEPALIVES_PER_LIFE = 3
 _FRESH_PERIODS = 3
+_UNANSWERED, _ABANDONED = 100, 1000
 _CORRELATION_MASK = (1 << 63) - 1
 _ID_TAKEN = "client_id already attached"
 _INTERESTING = {
@@ -86,6 +88,7 @@ class LeaseProtocol:
         self._channels: Channels
         self._joined_ns = 0
         self._correlation_id = random.getrandbits(62)
+        self._abandoned: dict[int, tuple[int, Role]] = {}
 
     def on_connected(self, channels: Channels) -> None:
         """Speak on these channels from now on."""
@@ -129,6 +132,8 @@ class LeaseProtocol:
         lease.status = LeaseStatus.ATTACHING
         if self._channels.control(request) is Offer.SENT:
             lease.asked += 1
+            lease.unanswered[request.correlation_id] = None
+            _forget_oldest(lease.unanswered, _UNANSWERED)
             lease.next_action_ns = now_ns + _ATTACH_TIMEOUT_NS
         else:
             lease.next_action_ns = now_ns + _BACKOFF_FIRST_NS
@@ -159,6 +164,13 @@ class LeaseProtocol:
             lease.next_action_ns = now_ns + _ATTACH_TIMEOUT_NS
         else:
             lease.next_action_ns = now_ns + NS_PER_MS
+
+    def abandon(self, lease: ClientLease) -> None:
+        """Forget a lease; what it may yet be granted is given back when that is heard."""
+        self.leases.remove(lease)
+        for correlation_id in lease.unanswered:
+            self._abandoned[correlation_id] = lease.client_id, lease.role
+        _forget_oldest(self._abandoned, _ABANDONED)
 
     def _next_correlation_id(self) -> int:
         self._correlation_id = (self._correlation_id + 1) & _CORRELATION_MASK
@@ -205,26 +217,43 @@ class LeaseProtocol:
                         with lease.changed:
                             lease.talk.hear(lease, message, now_ns)
 
-    def _awaiting(self, correlation_id: int, status: LeaseStatus) -> ClientLease | None:
-        for lease in self.leases:
-            if lease.correlation_id == correlation_id and lease.status is status:
-                return lease
-        return None
-
     def _on_attach_response(self, response: ShmAttachResponse) -> None:
-        lease = self._awaiting(response.correlation_id, LeaseStatus.ATTACHING)
+        correlation_id = response.correlation_id
+        lease = next((each for each in self.leases if correlation_id in each.unanswered), None)
         if lease is None:
-            return  # somebody else's, or a duplicate (Driver §B.1)
+            self._give_back(response)
+            return
         with lease.changed:
-            if response.code != ResponseCode.OK:
-                self._on_rejected(lease, response)
+            del lease.unanswered[correlation_id]
+            if lease.status not in {LeaseStatus.ATTACHING, LeaseStatus.BACKOFF}:
                 return
+            if response.code != ResponseCode.OK:
+                # A refusal is of its request alone: a later one may be answered otherwise.
+                if correlation_id == lease.correlation_id:
+                    self._on_rejected(lease, response)
+                return
+            # A grant is the lease that all of them asked for, however late it comes.
             try:
                 self._accept(lease, response)
             except TensorPoolError as error:
                 # A protocol error: drop the attach and try again (Driver §4.7a).
                 self.retry_later(lease, error)
                 self._events.emit("protocol_error", lease.stream_id, None, str(error))
+
+    def _give_back(self, response: ShmAttachResponse) -> None:
+        """A grant that nobody wants any more would be in the way of others until it expires."""
+        asked = self._abandoned.pop(response.correlation_id, None)
+        if asked is None or response.code != ResponseCode.OK or response.lease_id is None:
+            return  # somebody else's, or a duplicate (Driver §B.1)
+        client_id, role = asked
+        request = ShmDetachRequest(
+            self._next_correlation_id(),
+            response.lease_id,
+            response.stream_id or 0,
+            client_id,
+            role,
+        )
+        self._channels.control(request)  # if that fails, it does expire
 
     def _accept(self, lease: ClientLease, response: ShmAttachResponse) -> None:
         required = (
@@ -268,6 +297,7 @@ class LeaseProtocol:
         lease.regions_ns = lease.vacant_since_ns = 0
         lease.error = None
         lease.attaches += 1
+        lease.unanswered.clear()
         lease.status = LeaseStatus.ATTACHED
         lease.bump()
         what = "attached" if lease.attaches == 1 else "reattached"
@@ -303,11 +333,12 @@ class LeaseProtocol:
         lease.bump()
 
     def _on_detach_response(self, response: ShmDetachResponse) -> None:
-        lease = self._awaiting(response.correlation_id, LeaseStatus.DETACHING)
-        if lease is not None:
-            with lease.changed:
-                lease.status = LeaseStatus.CLOSED
-                lease.bump()
+        for lease in self.leases:
+            is_ours = lease.correlation_id == response.correlation_id
+            if is_ours and lease.status is LeaseStatus.DETACHING:
+                with lease.changed:
+                    lease.status = LeaseStatus.CLOSED
+                    lease.bump()
 
     def _on_revoked(self, revoked: ShmLeaseRevoked) -> None:
         if revoked.reason not in LeaseRevokeReason or revoked.role not in Role:
@@ -402,6 +433,11 @@ class LeaseProtocol:
         window_ns = _FRESH_PERIODS * self._policies.announce_period_ns
         waited_ns = monotonic_ns() - lease.vacant_since_ns
         return announce.epoch == lease.vacant_epoch and waited_ns > window_ns
+
+
+def _forget_oldest(by_correlation_id: dict[int, Any], kept: int) -> None:
+    while len(by_correlation_id) > kept:
+        del by_correlation_id[next(iter(by_correlation_id))]
 
 
 def _jittered(duration_ns: int) -> int:

@@ -349,7 +349,7 @@ class LeaseService:
         """Answer an attach, now or when the regions are there (Driver §4.2)."""
         self.stats.attach_requests += 1
         now_ns = monotonic_ns()
-        if self._is_pending_retry(request) or self._is_reread(request, now_ns):
+        if self._take_up_retry(request, session_id) or self._is_reread(request, now_ns):
             return
         try:
             if self.is_draining:
@@ -360,14 +360,23 @@ class LeaseService:
             return
         self._admit(request, session_id, admission, now_ns)
 
-    def _is_pending_retry(self, request: ShmAttachRequest) -> bool:
-        """Whether the same request already waits: a retry is no second attach (Driver §4.8)."""
+    def _take_up_retry(self, request: ShmAttachRequest, session_id: int) -> bool:
+        """Whether its client waits for this lease already: then the newest request is answered.
+
+        Regions of gigabytes take longer to make than a client waits for an answer. It asks again
+        then, with another correlation id (Driver §B.1); a second attach it is not (Driver §4.8),
+        and a refusal would have it ignore the answer to the first.
+        """
+        lease = self.leases.of_client(request.client_id)
         stream = self.streams.get(request.stream_id)
-        return stream is not None and any(
-            entry.correlation_id == request.correlation_id
-            and entry.lease.client_id == request.client_id
-            for entry in stream.waiting
-        )
+        if lease is None or stream is None:
+            return False
+        for entry in stream.waiting:
+            if entry.lease is lease:
+                if (lease.role, lease.session_id) == (request.role, session_id):
+                    entry.correlation_id = lease.correlation_id = request.correlation_id
+                return entry.correlation_id == request.correlation_id
+        return False
 
     def _is_reread(self, request: ShmAttachRequest, now_ns: int) -> bool:
         """Whether our predecessor has given a lease for this very request.

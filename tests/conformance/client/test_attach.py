@@ -161,6 +161,46 @@ def test_an_attach_without_answer_is_repeated_one_at_a_time(
     assert len({(request.client_id, request.role) for request in requests}) == 1
 
 
+@pytest.mark.clause("Driver §4.2-4", "Driver §B.1-4")
+def test_a_late_grant_is_as_good(
+    driver: ScriptedDriver, pool: tensorpool.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver may need longer for the regions than a client waits before it asks again."""
+    monkeypatch.setattr(lease_protocol, "_ATTACH_TIMEOUT_NS", 50_000_000)
+
+    def refuse_and_grant_the_first(request: ShmAttachRequest) -> list[Any]:
+        refusal = ShmAttachResponse(
+            request.correlation_id,
+            ResponseCode.REJECTED,
+            error_message="client_id already attached",
+        )
+        return [refusal, driver.ok(driver.of(ShmAttachRequest)[0])]
+
+    driver.answers.extend([silence, refuse_and_grant_the_first])
+    with pool.producer(STREAM) as camera:
+        driver.await_another(ShmLeaseKeepalive, 2)
+        assert [camera.lease_id] == driver.lease_ids
+        assert len(driver.of(ShmAttachRequest)) == 2
+
+
+@pytest.mark.clause("Driver §4.9-1")
+def test_a_grant_that_comes_too_late_is_given_back(
+    driver: ScriptedDriver, pool: tensorpool.Pool
+) -> None:
+    """Until it expired, no other producer could attach."""
+    driver.answers.append(silence)
+    with pytest.raises(tensorpool.NoDriver):
+        pool.producer(STREAM, client_id=77, timeout_s=0.2)
+    request = driver.of(ShmAttachRequest)[-1]
+    driver.send(driver.ok(request))
+    (detach,) = driver.await_count(ShmDetachRequest, 1)
+    assert (detach.lease_id, detach.stream_id) == (driver.lease_ids[-1], STREAM)
+    assert (detach.client_id, detach.role) == (77, Role.PRODUCER)
+    driver.send(driver.ok(request))
+    with pool.consumer(STREAM):
+        assert len(driver.of(ShmDetachRequest)) == 1, "a duplicate is no grant"
+
+
 @pytest.mark.clause("Driver §4.2-4", "Driver §B.2-2")
 def test_back_off_doubles_with_jitter_up_to_a_bound(host: RunningHost) -> None:
     waits: list[list[float]] = []

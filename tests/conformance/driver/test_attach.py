@@ -189,6 +189,18 @@ def test_announce_agrees_with_the_attach_and_names_the_producer(client: WireClie
 
 
 @pytest.mark.clause("Driver §4.8-6")
+def test_the_newest_request_of_a_waiting_client_is_answered(client: WireClient) -> None:
+    """It asks again with a correlation id of its own (Driver §B.1) and awaits that answer."""
+    request = ShmAttachRequest(98, STATIC, 11, Role.PRODUCER, publish_mode=2)
+    client.send(request)
+    client.send(request._replace(correlation_id=99))
+    answer = client.expect(ShmAttachResponse, lambda m: m.correlation_id in {98, 99})
+    assert (answer.correlation_id, answer.code) == (99, ResponseCode.OK)
+    assert client.hears_nothing(ShmAttachResponse, lambda m: m.correlation_id == 98)
+    assert client.hears_nothing(ShmLeaseRevoked, lambda m: m.lease_id == answer.lease_id)
+
+
+@pytest.mark.clause("Driver §4.8-6")
 def test_a_repeated_request_in_flight_gets_one_answer(client: WireClient) -> None:
     request = ShmAttachRequest(99, STATIC, 11, Role.PRODUCER, publish_mode=2)
     client.send(request)

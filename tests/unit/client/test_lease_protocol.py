@@ -99,13 +99,11 @@ class ProtocolMachine(RuleBasedStateMachine):
         self.protocol = LeaseProtocol(POLICIES, self.events)
         self.channels = Sent()
         self.protocol.on_connected(self.channels)
-        self.leases = [
-            ClientLease(STREAM, role, FIXED_ID + number, bool(number % 2), 2, Quiet())
-            for number, role in enumerate([*ROLES, Role.CONSUMER])
-        ]
+        self.leases = [self.new_lease(number) for number in range(len(ROLES) + 1)]
         self.protocol.leases += self.leases
         self.before = [(lease.version, seen(lease)) for lease in self.leases]
         self.held: dict[ClientLease, int] = {}
+        self.abandoned: set[int] = set()
         self.next_lease_id = 1
         self.epoch = 1
 
@@ -151,6 +149,18 @@ class ProtocolMachine(RuleBasedStateMachine):
                 lease.status = LeaseStatus.DETACHING
                 lease.bump()
 
+    @rule(which=LEASES)
+    def user_is_gone(self, which: int) -> None:
+        """And another one comes in its place."""
+        lease = self.leases[which]
+        with lease.changed:
+            lease.status, lease.regions = LeaseStatus.CLOSED, None
+        self.protocol.abandon(lease)
+        self.abandoned |= set(lease.unanswered)
+        self.leases[which] = successor = self.new_lease(which)
+        self.protocol.leases.append(successor)
+        self.before[which] = successor.version, seen(successor)
+
     # -- what the driver says -------------------------------------------------------------------
 
     @rule(which=LEASES)
@@ -169,7 +179,10 @@ class ProtocolMachine(RuleBasedStateMachine):
         self.grant_request(data.draw(st.sampled_from(self.requests(ShmAttachRequest))), change)
 
     def grant_request(self, request: ShmAttachRequest, change: str) -> None:
-        awaited = self.awaiting(request.correlation_id, LeaseStatus.ATTACHING)
+        awaited = self.asking(request.correlation_id)
+        is_abandoned = request.correlation_id in self.abandoned
+        self.abandoned.discard(request.correlation_id)
+        sent = len(self.channels.offers)
         response = ShmAttachResponse(
             request.correlation_id,
             ResponseCode.OK,
@@ -187,6 +200,13 @@ class ProtocolMachine(RuleBasedStateMachine):
         self.next_lease_id += 1
         self.hear(response)
         if awaited is None:
+            given_back = self.channels.offers[sent:]
+            is_wanted_back = is_abandoned and change != "lease_id" and self.channels.takes
+            assert len(given_back) == is_wanted_back
+            for message in given_back:
+                assert isinstance(message, ShmDetachRequest)
+                ids = (message.lease_id, message.client_id, message.role)
+                assert ids == (response.lease_id, request.client_id, request.role)
             return
         if change:
             assert awaited.status is LeaseStatus.BACKOFF
@@ -206,10 +226,14 @@ class ProtocolMachine(RuleBasedStateMachine):
     )
     def refuse(self, data: st.DataObject, code: ResponseCode, reason: str) -> None:
         request = data.draw(st.sampled_from(self.requests(ShmAttachRequest)))
-        awaited = self.awaiting(request.correlation_id, LeaseStatus.ATTACHING)
+        awaited = self.asking(request.correlation_id)
+        before = awaited and (awaited.status, awaited.version)
         asked, former_id = (awaited.asked, awaited.client_id) if awaited else (0, 0)
         self.hear(ShmAttachResponse(request.correlation_id, code, error_message=reason))
-        if awaited is not None:
+        self.abandoned.discard(request.correlation_id)
+        if awaited is not None and awaited.correlation_id != request.correlation_id:
+            assert before == (awaited.status, awaited.version), "a later request is under way"
+        elif awaited is not None:
             assert awaited.status is LeaseStatus.BACKOFF
             may_draw = reason.startswith("client_id") and not awaited.has_fixed_id and asked == 1
             assert (awaited.client_id != former_id) == may_draw  # Driver §B.2
@@ -218,7 +242,15 @@ class ProtocolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def take_back(self, data: st.DataObject) -> None:
         request = data.draw(st.sampled_from(self.requests(ShmDetachRequest)))
-        awaited = self.awaiting(request.correlation_id, LeaseStatus.DETACHING)
+        awaited = next(
+            (
+                lease
+                for lease in self.leases
+                if lease.correlation_id == request.correlation_id
+                and lease.status is LeaseStatus.DETACHING
+            ),
+            None,
+        )
         self.hear(ShmDetachResponse(request.correlation_id, ResponseCode.OK))
         assert awaited is None or awaited.status is LeaseStatus.CLOSED
 
@@ -240,7 +272,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         assert [seen(lease).status for lease in self.leases] == before
         for lease in self.leases:
             if lease.role is Role.CONSUMER and role is Role.PRODUCER and not is_old:
-                assert lease.regions is None or lease.status is LeaseStatus.DETACHING
+                assert lease.regions is None or lease.status is not LeaseStatus.ATTACHED
 
     @rule(step=st.integers(-1, 2), is_ours=st.booleans(), is_stale=st.booleans())
     def announce(self, step: int, is_ours: bool, is_stale: bool) -> None:
@@ -314,9 +346,14 @@ class ProtocolMachine(RuleBasedStateMachine):
     def requests(self, kind: type) -> list[Any]:
         return [message for message in self.channels.offers if isinstance(message, kind)]
 
-    def awaiting(self, correlation_id: int, status: LeaseStatus) -> ClientLease | None:
+    def new_lease(self, number: int) -> ClientLease:
+        role = [*ROLES, Role.CONSUMER][number]
+        return ClientLease(STREAM, role, FIXED_ID + number, bool(number % 2), 2, Quiet())
+
+    def asking(self, correlation_id: int) -> ClientLease | None:
+        """Whose request that is, if it still wants an answer to it."""
         for lease in self.leases:
-            if lease.correlation_id == correlation_id and lease.status is status:
+            if seen(lease).status is LeaseStatus.BACKOFF and correlation_id in lease.unanswered:
                 return lease
         return None
 
