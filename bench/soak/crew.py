@@ -11,12 +11,15 @@ from typing import Self
 from bench.soak.clients import Tally
 from bench.soak.in_use import InUse
 from bench.soak.plan import Plan, Role
-from bench.soak.worker import Worker
+from bench.soak.worker import Churn, Worker
 
 FROZEN_S = 4.0
 """Longer than a lease lives (3 s), and than the media driver waits for a client (2 s)."""
 SILENCE_S = 60.0
 """A worker that reads no frame for so long is a fault."""
+
+
+_MINUTE_S = 60.0
 
 
 class Crew:
@@ -34,13 +37,14 @@ class Crew:
         self._config = config
         self._jobs = plan.jobs()
         self._past = Tally()
-        self._workers = [self._start(place) for place in range(plan.workers)]
         now = time.monotonic()
+        self._warm_at = now + plan.warm_up_minutes * _MINUTE_S
+        self._workers = [self._start(place) for place in range(plan.workers)]
         self._seen = [(0, now)] * plan.workers
         self._victims = itertools.cycle(range(plan.steady_workers, plan.workers))
         self._sleepers = itertools.cycle(range(plan.steady_workers))
         self._next_kill = now + plan.kill_s
-        self._next_freeze = now + plan.freeze_s
+        self._next_freeze = now + self._freeze_s(now)
         self._frozen: Worker | None = None
         self._thaw_at = 0.0
 
@@ -69,7 +73,7 @@ class Crew:
             self.faults["SIGKILL of a worker"] += 1
             self._replace(place)
         if now >= self._next_freeze and self._frozen is None:
-            self._next_freeze = now + self._plan.freeze_s
+            self._next_freeze = now + self._freeze_s(now)
             self._frozen = self._workers[next(self._sleepers)]
             self._frozen.freeze()
             self._thaw_at = now + FROZEN_S
@@ -111,12 +115,17 @@ class Crew:
             worker.ask_to_stop()
         self.problems += filter(None, [worker.stop() for worker in self._workers])
 
+    def _freeze_s(self, now: float) -> float:
+        is_warm = now >= self._warm_at
+        return self._plan.freeze_s / (1 if is_warm else self._plan.warm_up_haste)
+
     def _reads(self, place: int) -> bool:
         return any(job.role is Role.CONSUMER for job in self._jobs[place])
 
     def _start(self, place: int) -> Worker:
         plan = self._plan
-        return Worker(self._config, self._jobs[place], plan.rate_hz, plan.churn_hz / plan.workers)
+        churn = Churn(plan.churn_hz / plan.workers, plan.warm_up_haste, self._warm_at)
+        return Worker(self._config, self._jobs[place], plan.rate_hz, churn)
 
     def _replace(self, place: int) -> None:
         self._past.add(self._workers[place].tally)

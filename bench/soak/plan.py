@@ -56,7 +56,8 @@ class Plan:
     Attributes:
         minutes: how long it is judged.
         warm_up_minutes: how long before that, from the first sample on, while what is bounded
-            fills up: at this pace a pool's last 1,000 events take nine of them.
+            fills up: a pool's last 1,000 events, the allocators' and the interpreter's stocks.
+        warm_up_haste: how many times as often clients detach, and are stopped, meanwhile.
         streams: static streams of the host.
         clients: a third of them produce, but one a stream at most; the others consume.
         rate_hz: frames a second of each producer.
@@ -67,7 +68,8 @@ class Plan:
     """
 
     minutes: float = 60
-    warm_up_minutes: float = 12
+    warm_up_minutes: float = 8
+    warm_up_haste: float = 3
     streams: int = 100
     clients: int = 300
     rate_hz: float = 5

@@ -61,6 +61,7 @@ def fragment(result: Result) -> str:
     """The generated part, in Markdown."""
     slopes = (
         f"Slopes are those of the time after the first {result.warm_up_s / _MINUTE_S:.1f} minutes, "
+        f"in which clients come and go {result.plan.warm_up_haste:g} times as often, "
         f"over {(result.lasted_s - result.warm_up_s) / _MINUTE_S:.1f}; "
         "in brackets the range of 95 % confidence (`bench/soak/trend.py` has the rule). `clients` "
         f"are the {result.plan.steady_workers} client processes that are never killed, together. "

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import tensorpool
@@ -29,7 +30,27 @@ _REPORT, _STOP = "report", "stop"
 _SPAWN = multiprocessing.get_context("spawn")
 
 
-def work(pipe: Connection, config: str, jobs: list[Job], rate_hz: float, churn_hz: float) -> None:
+@dataclass(frozen=True, slots=True)
+class Churn:
+    """How often clients detach and attach again.
+
+    Attributes:
+        hz: a second.
+        haste: so many times as often before `warm_at`.
+        warm_at: by time.monotonic.
+    """
+
+    hz: float
+    haste: float
+    warm_at: float
+
+    def period_ns(self) -> int:
+        """From one to the next, now."""
+        is_warm = time.monotonic() >= self.warm_at
+        return int(NS_PER_S / (self.hz if is_warm else self.hz * self.haste))
+
+
+def work(pipe: Connection, config: str, jobs: list[Job], rate_hz: float, churn: Churn) -> None:
     """Serve `jobs` until the parent says stop, or is gone; the process's main function."""
     # A Ctrl-C in the terminal is the parent's affair, who lets us detach.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -43,15 +64,14 @@ def work(pipe: Connection, config: str, jobs: list[Job], rate_hz: float, churn_h
 
     with _connect(config, on_event) as pool, suppress(EOFError, BrokenPipeError):
         clients = [make_client(pool, job, tally, rate_hz=rate_hz) for job in jobs]
-        churn_ns = int(NS_PER_S / churn_hz)
-        next_churn_ns = monotonic_ns() + random.randrange(churn_ns)
+        next_churn_ns = monotonic_ns() + random.randrange(churn.period_ns())
         next_measure_ns = monotonic_ns()
         while True:
             started_ns = monotonic_ns()
             for client in clients:
                 client.step(monotonic_ns())
             if clients and started_ns >= next_churn_ns:
-                next_churn_ns = max(next_churn_ns + churn_ns, started_ns)
+                next_churn_ns = max(next_churn_ns + churn.period_ns(), started_ns)
                 random.choice(clients).detach(random.choice((0, _LINGER_S)))
             if started_ns >= next_measure_ns:
                 next_measure_ns = started_ns + _MEASURE_NS
@@ -94,10 +114,10 @@ class _Counting(logging.Handler):
 class Worker:
     """The parent's handle on one such process."""
 
-    def __init__(self, config: str, jobs: list[Job], rate_hz: float, churn_hz: float) -> None:
+    def __init__(self, config: str, jobs: list[Job], rate_hz: float, churn: Churn) -> None:
         self._pipe, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(
-            target=work, args=(theirs, config, jobs, rate_hz, churn_hz), daemon=True
+            target=work, args=(theirs, config, jobs, rate_hz, churn), daemon=True
         )
         self._process.start()
         theirs.close()
