@@ -146,7 +146,8 @@ class Attachment:
                 ) from lease.error
             raise NoDriver(
                 f"stream {lease.stream_id}: no driver answered within {timeout_s} s; is "
-                "`tensorpool up` running with the same configuration? (`tensorpool status`)"
+                "`tensorpool up` running with the same configuration? (`tensorpool status`) If it "
+                "is making regions of gigabytes still, a longer timeout_s waits for them"
             )
 
     def _refresh(self) -> MappedEpoch | None:
