@@ -19,8 +19,8 @@ class PoolEvent:
 
     Attributes:
         what: a stable word: `attached`, `reattached`, `attach_rejected`, `protocol_error`,
-            `lease_revoked`, `lease_expired`, `driver_shutdown`, `epoch_changed`,
-            `media_driver_lost`, `media_driver_back`.
+            `lease_revoked`, `lease_expired`, `lease_lost`, `producer_gone`, `epoch_changed`,
+            `driver_shutdown`, `media_driver_lost`, `media_driver_back`.
         stream_id: the lease's stream, None for the connection.
         lease_id: the lease, None if there is none.
         detail: reason and numbers, for people.
