@@ -166,16 +166,13 @@ class DriverAgent:
         self._client = client
         now_ns = monotonic_ns()
         stats = self.service.stats
-        self.service.outbox = Outbox(control, stats.outbox)
-        self.service.announcer = Announcer(
-            announce, self._settings.policies.announce_period_ns, stats.announces
-        )
         self._sessions = SessionWatch(self._subscription)
         if self._lost_since_ns:
             self.service.leases.extend_all(now_ns - self._lost_since_ns)
         self.service.rereads_until_ns = now_ns + _REREAD_NS
-        self.service.former_leases.revoke_debts(self.service.outbox.send)
-        self.service.announce_all()
+        self._outbox = Outbox(control, stats.outbox)
+        period_ns = self._settings.policies.announce_period_ns
+        self.service.connect(self._outbox, Announcer(announce, period_ns, stats.announces))
         self.service.provision_static_streams()
         self._last_cycle_ns = now_ns
         if not self._drain_deadline_ns:
@@ -197,7 +194,7 @@ class DriverAgent:
         now_ns = monotonic_ns()
         delay_ns = now_ns - self._last_cycle_ns
         service = self.service
-        work = service.outbox.flush() + service.take_provisioned()
+        work = self._outbox.flush() + service.take_provisioned()
         work += self._take_awaited_requests(now_ns)
         if delay_ns > self._late_ns:
             self._make_up_for(delay_ns)
@@ -205,7 +202,7 @@ class DriverAgent:
         if gone:
             service.orphan_sessions(gone)
         work += service.expire_due(now_ns) + service.retry_provisioning(now_ns)
-        if service.outbox.is_empty:
+        if self._outbox.is_empty:
             work += service.announcer.do_work(now_ns, service.streams)
         if now_ns >= self._next_region_check_ns:
             self._next_region_check_ns = now_ns + _REGION_CHECK_NS
@@ -263,8 +260,8 @@ class DriverAgent:
     def _finish_shutdown(self) -> None:
         if self._client is not None:
             reason = self.shutdown_reason or ShutdownReason.NORMAL
-            self.service.outbox.send(ShmDriverShutdown(monotonic_ns(), reason))
-            self.service.outbox.flush()
+            self._outbox.send(ShmDriverShutdown(monotonic_ns(), reason))
+            self._outbox.flush()
         self.service.forget_all()
         self._registry.set_state(DriverState.STOPPED)
         self.is_done = True
@@ -298,7 +295,7 @@ class DriverAgent:
     def _on_unsupported(self, error: wire.UnsupportedVersion) -> None:
         self.service.stats.malformed_messages += 1
         if isinstance(error.message, ShmAttachRequest | ShmDetachRequest):
-            self.service.reject_unsupported(
+            self.service.answers.unsupported(
                 error.message.correlation_id,
                 is_attach=isinstance(error.message, ShmAttachRequest),
                 text=str(error),

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 from time import time, time_ns
-from typing import Any
 
 from tensorpool.aeron.outbox import Outbox
 from tensorpool.clock import NS_PER_MS, NS_PER_S, monotonic_ns
 from tensorpool.driver.ahead import EpochsAhead
 from tensorpool.driver.announcer import Announcer
+from tensorpool.driver.answers import Answers
 from tensorpool.driver.attach import Admission, AttachRules, Rejection, RejectReason
 from tensorpool.driver.epoch import Epoch, EpochPlan, LockRefused, NoSpace, is_shortage
 from tensorpool.driver.former_leases import FormerLeases
@@ -27,22 +27,16 @@ from tensorpool.driver.streams import SpaceWait, Stream, StreamTable, Waiting
 from tensorpool.errors import HostError
 from tensorpool.fault_points import FaultPoint, fault_point
 from tensorpool.gc_report import read_report
-from tensorpool.logs import RateLimit, counted
+from tensorpool.logs import counted
 from tensorpool.registry import BumpReason, LeaseState, RegistryWriter
 from tensorpool.settings import HostSettings
 from tensorpool.shm.backing import backing_of
-from tensorpool.shm.layout import HEADER_SLOT_BYTES, LAYOUT_VERSION
-from tensorpool.wire.control import ResponseCode
 from tensorpool.wire.driver import (
-    MAX_ERROR_MESSAGE_BYTES,
     LeaseRevokeReason,
     Role,
     ShmAttachRequest,
-    ShmAttachResponse,
     ShmDetachRequest,
-    ShmDetachResponse,
     ShmLeaseKeepalive,
-    ShmLeaseRevoked,
 )
 
 _log = logging.getLogger(__name__)
@@ -70,11 +64,11 @@ class LeaseService:
     """All leases, streams and epochs of the host.
 
     Attributes:
-        outbox, announcer: the way out; set by the agent with each connection.
+        answers: what clients are told.
+        announcer: what all are told; set with each connection.
         fatal: a fault that no restart cures; the agent ends the process with it.
     """
 
-    outbox: Outbox
     announcer: Announcer
 
     def __init__(
@@ -86,6 +80,7 @@ class LeaseService:
     ) -> None:
         policies = settings.policies
         self.stats = DriverStats()
+        self.answers = Answers(self.stats)
         self.fatal: HostError | None = None
         self.is_draining = False
         self.streams = StreamTable(policies.max_streams)
@@ -107,7 +102,6 @@ class LeaseService:
         self.rereads_until_ns = 0
         """Until then the control log may show us what our predecessor has answered."""
         self._next_gc_look_ns = 0
-        self._reject_log = RateLimit()
         # What a former driver left is collected before more is made: in a container its pages
         # count against our own memory limit.
         self._startup_pass: SpaceWait | None = None
@@ -118,6 +112,12 @@ class LeaseService:
         )
         for static in settings.streams:
             self._add_stream(static.stream_id, static.name, static.profile, is_static=True)
+
+    def connect(self, outbox: Outbox, announcer: Announcer) -> None:
+        """Speak through these from now on: debts first, then every epoch that there is."""
+        self.answers.outbox, self.announcer = outbox, announcer
+        self.former_leases.revoke_debts(outbox.send)
+        self.announce_all()
 
     # -- streams and epochs ---------------------------------------------------------------
 
@@ -290,12 +290,12 @@ class LeaseService:
         self._registry.count_epoch_change()
         fault_point(FaultPoint.CHANGE_COUNTED)
         self.announcer.announce_now(stream, now_ns)
-        if self.outbox.is_empty:
+        if self.answers.outbox.is_empty:
             # Announced before its producer knows it: no descriptor can overtake the announce.
             self.announcer.do_work(now_ns, self.streams)
         fault_point(FaultPoint.EPOCH_ANNOUNCED)
         for entry in waiting:
-            self._answer(stream, entry)
+            self.answers.granted(stream, entry)
         # Last, for there may be hundreds: until then the former epoch counts as theirs, and stays.
         for lease_id in stream.consumers:
             lease = self.leases.get(lease_id)
@@ -333,7 +333,7 @@ class LeaseService:
         waiting, stream.waiting = stream.waiting, []
         for entry in waiting:
             self._withdraw_reservation(entry.lease)
-            self._reject(entry.correlation_id, RejectReason.PROVISIONING, str(error))
+            self.answers.refused(entry.correlation_id, RejectReason.PROVISIONING, str(error))
         if stream.epoch is not None and not stream.is_tainted:
             self.announcer.announce_now(stream, monotonic_ns())
         else:
@@ -356,7 +356,9 @@ class LeaseService:
                 raise Rejection(RejectReason.DRAINING, "the driver is shutting down")
             admission = self._rules.judge(request, session_id, now_ns)
         except Rejection as rejection:
-            self._reject(request.correlation_id, rejection.reason, rejection.message, request)
+            self.answers.refused(
+                request.correlation_id, rejection.reason, rejection.message, request
+            )
             return
         self._admit(request, session_id, admission, now_ns)
 
@@ -426,7 +428,7 @@ class LeaseService:
         if stream.epoch is not None and not stream.is_provisioning:
             self._grant(stream, entry)
             self._registry.write_stream(stream.index, stream.record())
-            self._answer(stream, entry)
+            self.answers.granted(stream, entry)
             # C consumers take their join time from the first announce that they hear, and ignore
             # that one: without this, the next epoch's could be it, a whole period before another.
             self.announcer.announce_now(stream, monotonic_ns())
@@ -449,61 +451,6 @@ class LeaseService:
         fault_point(FaultPoint.LEASE_RECORDED)
         self.stats.attaches += 1
 
-    def _answer(self, stream: Stream, entry: Waiting) -> None:
-        """Tell the client of its granted lease."""
-        assert stream.epoch is not None
-        lease, epoch = entry.lease, stream.epoch
-        self.outbox.send(
-            ShmAttachResponse(
-                entry.correlation_id,
-                ResponseCode.OK,
-                lease.lease_id,
-                lease.expiry_ns,
-                stream.stream_id,
-                epoch.epoch,
-                LAYOUT_VERSION,
-                stream.profile.header_nslots,
-                HEADER_SLOT_BYTES,
-                lease.node_id,
-                epoch.pools,
-                epoch.header_uri,
-            ),
-            lambda: self.stats.attach_times[lease.role].observe_ns(monotonic_ns() - entry.seen_ns),
-        )
-        fault_point(FaultPoint.CLIENT_ANSWERED)
-        _log.info("lease attached", extra=_ids(lease) | {"epoch": epoch.epoch})
-
-    def reject_unsupported(self, correlation_id: int, *, is_attach: bool, text: str) -> None:
-        """The client's schema version is newer than ours (Driver §4.4a)."""
-        if is_attach:
-            self._reject(correlation_id, RejectReason.SCHEMA_VERSION, text)
-        else:
-            self.outbox.send(
-                ShmDetachResponse(
-                    correlation_id, ResponseCode.UNSUPPORTED, text[:MAX_ERROR_MESSAGE_BYTES]
-                )
-            )
-
-    def _reject(
-        self,
-        correlation_id: int,
-        reason: RejectReason,
-        message: str,
-        request: ShmAttachRequest | None = None,
-    ) -> None:
-        self.stats.rejects[reason] += 1
-        self.outbox.send(
-            ShmAttachResponse(
-                correlation_id, reason.code, error_message=message[:MAX_ERROR_MESSAGE_BYTES]
-            )
-        )
-        fields: dict[str, Any] = {"code": reason.code.name, "why": message}
-        if request is not None:
-            fields |= {"stream_id": request.stream_id, "client_id": request.client_id}
-        suppressed = self._reject_log.take()
-        level = logging.DEBUG if suppressed is None else logging.INFO
-        _log.log(level, "attach rejected", extra=fields | counted(suppressed or 0))
-
     def keep_alive(self, message: ShmLeaseKeepalive, session_id: int) -> None:
         """Extend the lease if everything matches; ignore and count it otherwise (Driver §4.4)."""
         lease = self.leases.get(message.lease_id)
@@ -511,7 +458,7 @@ class LeaseService:
         if lease is None or not _matches(lease, message):
             self.stats.ignored_keepalives += 1
             if lease is None:
-                self.former_leases.answer(message, now_ns, self.outbox.send)
+                self.former_leases.answer(message, now_ns, self.answers.outbox.send)
             return
         self.stats.keepalives += 1
         # Clients stamp by the wall clock, the monotonic one or none: one later than now is no time
@@ -530,21 +477,11 @@ class LeaseService:
         seen_ns = monotonic_ns()
         lease = self.leases.get(message.lease_id)
         if lease is None or not _matches(lease, message):
-            self.outbox.send(
-                ShmDetachResponse(
-                    message.correlation_id,
-                    ResponseCode.REJECTED,
-                    f"lease {message.lease_id} is unknown or already over, or stream, client or "
-                    "role do not match it",
-                )
-            )
+            self.answers.not_detached(message)
             return
         self.stats.detaches += 1
         self._end(lease, LeaseRevokeReason.DETACHED)
-        self.outbox.send(
-            ShmDetachResponse(message.correlation_id, ResponseCode.OK),
-            lambda: self.stats.detach_times.observe_ns(monotonic_ns() - seen_ns),
-        )
+        self.answers.detached(message, seen_ns)
 
     # -- ends -----------------------------------------------------------------------------
 
@@ -588,22 +525,9 @@ class LeaseService:
             return
         # Told before it is released: a successor revokes what the registry still shows, and a
         # lease released in silence would have its client write to regions that nobody reads.
-        self.outbox.send(
-            ShmLeaseRevoked(
-                monotonic_ns(),
-                lease.lease_id,
-                lease.stream_id,
-                lease.client_id,
-                lease.role,
-                reason,
-                text,
-            )
-        )
-        fault_point(FaultPoint.REVOCATION_SENT)
+        self.answers.revoked(lease, reason, text)
         self._release_records(lease)
         fault_point(FaultPoint.RECORD_RELEASED)
-        self.stats.ends[reason.name] += 1
-        _log.info("lease ended", extra=_ids(lease) | {"reason": reason.name, "why": text})
         if stream.producer is lease:
             stream.producer = None
             stream.is_tainted = True
@@ -638,12 +562,3 @@ def _matches(lease: Lease, message: ShmLeaseKeepalive | ShmDetachRequest) -> boo
         and lease.client_id == message.client_id
         and lease.role == message.role
     )
-
-
-def _ids(lease: Lease) -> dict[str, Any]:
-    return {
-        "stream_id": lease.stream_id,
-        "lease_id": lease.lease_id,
-        "client_id": lease.client_id,
-        "role": lease.role.name,
-    }

@@ -150,8 +150,8 @@ def open_driver(directory: Path) -> Iterator[Callable[[bytes], None]]:
         )
         provisioner = Provisioner(shm, prefault=False, mlock=False)
         service = LeaseService(settings, Heritage(), registry, provisioner)
-        service.outbox = Outbox(line)  # type: ignore[arg-type]
-        service.announcer = Announcer(line, NS_PER_S)  # type: ignore[arg-type]
+        outbox, announcer = Outbox(line), Announcer(line, NS_PER_S)  # type: ignore[arg-type]
+        service.connect(outbox, announcer)
         agent = DriverAgent(settings, service, registry)
         registry.publish()
         try:
