@@ -69,7 +69,7 @@ class Plan:
 
     minutes: float = 60
     warm_up_minutes: float = 8
-    warm_up_haste: float = 3
+    warm_up_haste: float = 2
     streams: int = 100
     clients: int = 300
     rate_hz: float = 5
