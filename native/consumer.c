@@ -1,6 +1,8 @@
 /* ConsumerState: a consumer's place in its stream, and the next frame in one call. */
 #include "hot.h"
 
+enum { MOST_POLLS = 256 };
+
 typedef struct {
     PyObject_HEAD
     Guard guard;
@@ -70,28 +72,36 @@ typedef struct {
     PyObject *mappings;
 } Held;
 
-/* Hear what is there; 0 if Python has to look why it fails. */
+/* Poll once; how many descriptors of any stream came, -1 with an error. */
+static long poll_once(DescriptorSink *sink, PyObject *poll)
+{
+    PyObject *args[] = {(PyObject *)sink, poll_limit, Py_False};
+    sink->first = 0;
+    sink->is_direct = 1;
+    PyObject *result = PyObject_Vectorcall(poll, args, 2, poll_keywords);
+    sink->is_direct = 0;
+    if (result == NULL) {
+        return -1;
+    }
+    long heard = PyLong_AsLong(result);
+    Py_DECREF(result);
+    return heard;
+}
+
+/* Hear until something is of our stream, or nothing more is there, as `DescriptorInbox.fill`; 0 if
+ * Python has to look why it fails. */
 static int hear(const Held *held)
 {
-    DescriptorSink *sink = held->sink;
     PyObject *poll = PyObject_GetAttr(held->subscription, raw_poll_name);
-    PyObject *result = NULL;
-    if (poll != NULL) {
-        PyObject *args[] = {(PyObject *)sink, poll_limit, Py_False};
-        sink->first = 0;
-        sink->is_direct = 1;
-        result = PyObject_Vectorcall(poll, args, 2, poll_keywords);
-        sink->is_direct = 0;
-        Py_DECREF(poll);
+    long heard = poll == NULL ? -1 : BATCH;
+    for (int polls = 0; polls < MOST_POLLS && heard == BATCH && !held->sink->count; polls++) {
+        heard = poll_once(held->sink, poll);
     }
-    if (result == NULL) {
-        if (PyErr_ExceptionMatches(PyExc_Exception)) {
-            PyErr_Clear(); /* a lost connection; or the same error comes once more, in Python */
-        }
-        return 0;
+    Py_XDECREF(poll);
+    if (heard < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear(); /* a lost connection; or the same error comes once more, in Python */
     }
-    Py_DECREF(result);
-    return 1;
+    return heard >= 0;
 }
 
 /* A frame of the batch was late: those that are surely overwritten as well are passed over. */

@@ -22,7 +22,7 @@ from tensorpool.client.descriptors import CODEC
 from tensorpool.client.errors import PoolClosed, SharedMemoryDenied
 from tensorpool.client.frame import Frame
 from tensorpool.client.idle import LONGEST_PAUSE_S, AdaptiveIdle
-from tensorpool.client.inbox import DescriptorInbox
+from tensorpool.client.inbox import MOST_POLLS, DescriptorInbox
 from tensorpool.client.keeper import LeaseKeeper
 from tensorpool.client.usage import CLOSE_PATIENCE_S, OneUser
 from tensorpool.clock import NS_PER_MS, monotonic_ns
@@ -251,18 +251,23 @@ class _Hub:
             branches.remove(branch)
 
     def poll(self) -> int:
-        """Hear what is there; how many messages."""
+        """Hear until somebody is told, or nothing more is there; messages of the last poll."""
         if self._subscription is None:
             return 0
         self.batch += 1
+        heard = 0
         try:
-            return self._subscription.raw_poll(self._route, _POLL_LIMIT, assemble=False)
+            for _ in range(MOST_POLLS):
+                heard = self._subscription.raw_poll(self._route, _POLL_LIMIT, assemble=False)
+                if heard < _POLL_LIMIT or self.told:
+                    break
         except Exception:
             # As in DescriptorInbox: the keeper's thread may close a lost connection.
             if not self._keeper.has_lost_connection(self._connection):
                 raise
             self._subscription = None
             return 0
+        return heard
 
     def close(self) -> None:
         """Close the subscription; idempotent."""

@@ -15,6 +15,9 @@ from tensorpool.client.slots import Descriptor
 from tensorpool.settings import Endpoint
 
 _POLL_LIMIT = 64
+MOST_POLLS = 256
+"""At a time, of so many descriptors each. Those of all streams come by, and none of them is left to
+a later call: who calls seldom would fall ever further behind."""
 _DRAIN_LIMIT = 65_536
 _EPOCH, _SEQ = 1, 2
 
@@ -128,12 +131,25 @@ class DescriptorInbox:
                 return
 
     def fill(self) -> bool:
-        """Poll once; whether anything waits now."""
+        """Poll until something waits, or nothing more is there; whether anything waits now."""
+        for _ in range(MOST_POLLS):
+            if not self._poll() or self.waiting:
+                break
+        return bool(self.waiting)
+
+    def drain(self) -> None:
+        """Poll until nothing more is there, or very much is."""
+        for _ in range(_DRAIN_LIMIT // _POLL_LIMIT):
+            if not self._poll() or len(self.waiting) >= _DRAIN_LIMIT:
+                return
+
+    def _poll(self) -> bool:
+        """Poll once; whether more may be there."""
         current = self._current
         if current is None:
             return False
         try:
-            current.raw_poll(self.sink, _POLL_LIMIT, assemble=False)
+            heard = current.raw_poll(self.sink, _POLL_LIMIT, assemble=False)
             if self._own is not None and not self.is_own:
                 self._try_own(current, self._own)
         except Exception:
@@ -143,15 +159,7 @@ class DescriptorInbox:
                 raise
             self._current = self._own = None
             return False
-        return bool(self.waiting)
-
-    def drain(self) -> None:
-        """Poll until nothing more is there, or very much is."""
-        while len(self.waiting) < _DRAIN_LIMIT:
-            before = len(self.waiting)
-            self.fill()
-            if len(self.waiting) == before:
-                return
+        return heard >= _POLL_LIMIT
 
     def _shared(self) -> Subscription | _Shared:
         if self._branch is None:

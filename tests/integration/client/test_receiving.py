@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import pytest
@@ -211,3 +214,67 @@ def test_every_frame_is_counted_once_across_epochs(pool: tensorpool.Pool) -> Non
                 )
         assert view.received + view.drops_late == published
         assert view.drops_late > 0
+
+
+OTHER_STREAMS = range(20001, 20009)
+FOREIGN = 70
+"""Frames of each of them: one poll of a subscription takes 64 descriptors, whosever they are."""
+ROUNDS = 5
+"""Polls begin with another publisher each time."""
+
+
+class BusyHost:
+    """A consumer whose stream is one of many that share the stream of descriptors."""
+
+    def __init__(self, pool: tensorpool.Pool, stack: ExitStack) -> None:
+        self.others = [stack.enter_context(pool.producer(number)) for number in OTHER_STREAMS]
+        self.camera = stack.enter_context(pool.producer(STREAM))
+        self.view = stack.enter_context(pool.consumer(STREAM))
+        for camera in (*self.others, self.camera):
+            wait_until(partial(getattr, camera, "is_connected"), 20, "the subscription")
+
+    def publish(self, value: int) -> None:
+        """One frame among many."""
+        for other in self.others:
+            publish(other, *[0] * FOREIGN)
+        publish(self.camera, value)
+
+
+@pytest.fixture
+def busy(pool: tensorpool.Pool) -> Iterator[BusyHost]:
+    with ExitStack() as stack:
+        yield BusyHost(pool, stack)
+
+
+def test_frames_of_others_are_no_reason_to_come_back_later(busy: BusyHost) -> None:
+    for value in range(1, ROUNDS):
+        busy.publish(value)
+        frame = busy.view.next(0)
+        assert frame is not None
+        assert frame.array[0] == value
+
+
+def test_poll_is_not_held_up_by_frames_of_others(busy: BusyHost) -> None:
+    for value in range(1, ROUNDS):
+        busy.publish(value)
+        assert busy.view.poll(lambda _: None) == 1
+
+
+def test_the_latest_is_the_latest_whatever_others_have_sent(busy: BusyHost) -> None:
+    for value in range(1, ROUNDS):
+        busy.publish(0)
+        busy.publish(value)
+        frame = busy.view.latest()
+        assert frame is not None
+        assert frame.array[0] == value
+
+
+def test_a_gathering_is_not_held_up_by_frames_of_others(
+    pool: tensorpool.Pool, busy: BusyHost
+) -> None:
+    with pool.gather([busy.view]) as gathering:
+        for value in range(1, ROUNDS):
+            busy.publish(value)
+            taken = gathering.next(0)
+            assert taken is not None
+            assert taken[1].array[0] == value
