@@ -30,6 +30,7 @@ static PyMethodDef gate_methods[] = {
 static PyMemberDef gate_members[] = {
     {"is_in_use", Py_T_BOOL, offsetof(UserGate, is_in_use), Py_READONLY, NULL},
     {"thread", Py_T_ULONG, offsetof(UserGate, thread), Py_READONLY, NULL},
+    {"uses", Py_T_ULONGLONG, offsetof(UserGate, uses), Py_READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

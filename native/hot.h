@@ -164,6 +164,7 @@ typedef struct {
     PyObject_HEAD
     char is_in_use;
     unsigned long thread;
+    unsigned long long uses;
 } UserGate;
 
 static inline int gate_enter(UserGate *gate)
@@ -173,6 +174,7 @@ static inline int gate_enter(UserGate *gate)
     }
     gate->is_in_use = 1;
     gate->thread = PyThread_get_thread_ident();
+    gate->uses++;
     return 1;
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -30,7 +31,10 @@ type FrameHandler = Callable[[Frame], None]
 
 _HELD_LIMIT = 4096
 """Descriptors of an epoch that is not announced yet, kept until it is."""
+_KEPT_UNREAD = 1024
+"""Descriptors, if the ring has no more slots: older frames were overwritten."""
 _EPOCH, _SEQ = 1, 2
+_log = logging.getLogger(__name__)
 
 
 class Consumer(Attachment, ConsumerState[Frame]):
@@ -84,7 +88,8 @@ class Consumer(Attachment, ConsumerState[Frame]):
         self._wishes = wishes
         self._gate = RateGate(wishes.max_rate_hz)
         self._is_gated = wishes.max_rate_hz > 0
-        self._presence = Presence(keeper.settings, wishes, self._position)
+        self._uses = 0
+        self._presence = Presence(keeper.settings, wishes, self._position, self._tend)
         self._inbox = DescriptorInbox(keeper, self._presence)
         self._progress = ProgressInbox(keeper, self._presence)
         super().__init__(
@@ -293,6 +298,34 @@ class Consumer(Attachment, ConsumerState[Frame]):
         seen = (self._last_epoch, last) if last >= 0 else self._seen_before
         # A frame that was overwritten mid-read is late, whoever read it (Wire §10.4.1).
         return Position(*seen, self.drops_gap, self.drops_late + self.stale)
+
+    def _tend(self) -> None:
+        """Read on in the place of a user who does not; the keeper's thread does so now and then.
+
+        What a subscriber has not read holds up the end of every publication that was closed, for
+        as long as it is there: their logs and counters would be all that a media driver has.
+        """
+        user = self._user.owner
+        uses, self._uses = self._uses, user.uses
+        if uses != self._uses or not user.begin_tending():
+            return
+        try:
+            nslots = 0 if self._mapped is None else self._mapped.nslots
+            self._inbox.read_on(max(nslots, _KEPT_UNREAD), self._drop)
+            self._progress.read_on()
+        except Exception:  # noqa: BLE001 - whatever it is, the user meets it
+            _log.debug("an idle consumer cannot be read on for", exc_info=True)
+        finally:
+            user.end_tending()
+            self._uses = user.uses
+
+    def _drop(self, descriptor: Descriptor) -> None:
+        """Of a frame that nobody came for, and that was surely overwritten since."""
+        if self._is_next(descriptor):
+            self._pass(descriptor)
+            self.drops_late += 1
+        elif descriptor[_EPOCH] != self._last_epoch:
+            self.drops_epoch += 1
 
     # -- waiting --------------------------------------------------------------------------
 

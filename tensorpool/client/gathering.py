@@ -32,6 +32,8 @@ _STREAM_ID = struct.Struct(f"<{MESSAGE_HEADER.size}xI")
 """The first field of a FrameDescriptor (Wire §10.2)."""
 assert CODEC.block.format.startswith("<I")
 _POLL_LIMIT = 64
+_MOST_TOLD = 65_536
+"""Of an idle gathering, which the keeper reads on for; who is missing is found at the next look."""
 _LOOK_NS = 2 * NS_PER_MS
 """How often every consumer is looked at: leases, epochs and grants seldom change."""
 
@@ -77,7 +79,7 @@ class Gathering:
             ConcurrentUse, ForkedProcess: as `Consumer.next` does.
         """
         user = self._user
-        if not user.enter():
+        if not user.enter_after_keeper():
             raise user.refusal()
         try:
             taken = self._take()
@@ -222,7 +224,7 @@ class _Hub:
     """
 
     def __init__(self, keeper: LeaseKeeper) -> None:
-        self.told: deque[Consumer] = deque()
+        self.told: deque[Consumer] = deque(maxlen=_MOST_TOLD)
         self.batch = 0
         self._keeper = keeper
         self._connection = 0

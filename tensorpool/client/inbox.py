@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -141,6 +142,15 @@ class DescriptorInbox:
         """Poll until nothing more is there, or very much is."""
         for _ in range(_DRAIN_LIMIT // _POLL_LIMIT):
             if not self._poll() or len(self.waiting) >= _DRAIN_LIMIT:
+                return
+
+    def read_on(self, kept: int, drop: Callable[[Descriptor], None]) -> None:
+        """Poll until nothing more is there; what waits beyond `kept` is dropped, oldest first."""
+        for _ in range(MOST_POLLS):
+            is_more = self._poll()
+            while len(self.waiting) > kept:
+                drop(self.waiting.popleft())
+            if not is_more:
                 return
 
     def _poll(self) -> bool:

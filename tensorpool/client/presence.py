@@ -74,7 +74,11 @@ class Presence:
     """
 
     def __init__(
-        self, settings: HostSettings, wishes: Wishes, position: Callable[[], Position]
+        self,
+        settings: HostSettings,
+        wishes: Wishes,
+        position: Callable[[], Position],
+        tend: Callable[[], None],
     ) -> None:
         self.config: ConsumerConfig | None = None
         self.book = MetadataBook()
@@ -83,6 +87,8 @@ class Presence:
         self.own_subscription: Subscription | None = None
         self._wishes = wishes
         self._position = position
+        self._tend = tend
+        self._next_tending_ns = 0
         self._cadence_ns = cadence_ns(settings.policies)
         supervisor = settings.supervisor
         driver = settings.driver
@@ -146,6 +152,9 @@ class Presence:
 
     def tick(self, lease: ClientLease, channels: Channels, now_ns: int) -> int:
         """See `Talk`."""
+        if now_ns >= self._next_tending_ns:
+            self._next_tending_ns = now_ns + self._cadence_ns
+            self._tend()
         if lease.regions is None:
             return 0
         work = 0
@@ -172,7 +181,8 @@ class Presence:
     def on_closed(self) -> None:
         """See `Talk`."""
         last = self._position()
-        self._position = lambda: last  # without the consumer: nothing that is closed is a cycle
+        # Without the consumer: nothing that is closed is a cycle.
+        self._position, self._tend = lambda: last, _leave_alone
 
     # -- hello and config -----------------------------------------------------------------
 
@@ -231,6 +241,10 @@ class Presence:
             self._forget_own_streams()
             self._is_hello_due = True
             lease.bump()
+
+
+def _leave_alone() -> None:
+    """In the place of `Consumer._tend` once it is closed."""
 
 
 def _granted(channel: str, stream_id: int) -> Endpoint | None:

@@ -24,6 +24,9 @@ from tensorpool.shm.slot import SlotFields, read_fields, read_tensor_header
 from tensorpool.wire.control import FrameProgress, FrameProgressState
 from tensorpool.wire.errors import WireError
 
+_READ_ON = 4096
+_KEPT_UNREAD = 64
+
 type View = Callable[[int, SlotFields, bytes], tuple[AnyArray, TensorLayout]]
 
 
@@ -72,6 +75,12 @@ class ProgressInbox:
             handler(partial)
             count += 1
         return count
+
+    def read_on(self) -> None:
+        """Hear what nobody asks for, if anybody ever did; only the newest is kept."""
+        if self._subscription is not None:
+            self._subscription.raw_poll(self._on_fragment, _READ_ON, assemble=False)
+            del self._waiting[:-_KEPT_UNREAD]
 
     def _settled(self) -> Subscription | None:
         keeper = self._keeper

@@ -22,13 +22,15 @@ class UserGate:
 
     Attributes:
         thread: who came in last.
+        uses: how often anybody came in.
     """
 
-    __slots__ = ("_lock", "thread")
+    __slots__ = ("_lock", "thread", "uses")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.thread = 0
+        self.uses = 0
 
     @property
     def is_in_use(self) -> bool:
@@ -40,6 +42,7 @@ class UserGate:
         if not self._lock.acquire(blocking=False):
             return False
         self.thread = get_ident()
+        self.uses += 1
         return True
 
     def leave(self) -> None:

@@ -11,6 +11,7 @@ from tensorpool.client.hot import UserGate
 CLOSE_PATIENCE_S = 2.0
 """A use by another thread notices a close at its next look."""
 _LOOK_S = 0.001
+_TENDING_LOOK_S = 0.0001
 
 
 class OneUser(UserGate):
@@ -20,13 +21,44 @@ class OneUser(UserGate):
     beside another reads every other frame.
     """
 
-    __slots__ = ("_lender", "_maker", "what")
+    __slots__ = ("_is_tended", "_lender", "_maker", "what")
 
     def __init__(self, what: str, maker: str = "") -> None:
         super().__init__()
         self.what = what
         self._maker = maker or what
         self._lender: OneUser | None = None
+        self._is_tended = False
+
+    @property
+    def owner(self) -> OneUser:
+        """Whose use it is: the one it is lent to, or itself."""
+        return self if self._lender is None else self._lender
+
+    def begin_tending(self) -> bool:
+        """The keeper comes in for a moment; False if a user is there.
+
+        A user who comes meanwhile waits, and is not refused.
+        """
+        self._is_tended = True
+        if self.enter():
+            return True
+        self._is_tended = False
+        return False
+
+    def end_tending(self) -> None:
+        """It leaves."""
+        self.leave()
+        self._is_tended = False
+
+    def enter_after_keeper(self) -> bool:
+        """Begin a use, as soon as the keeper is out; False if another user is in one."""
+        if self.enter():
+            return True
+        deadline_s = time.monotonic() + CLOSE_PATIENCE_S
+        while self._is_tended and time.monotonic() < deadline_s:
+            time.sleep(_TENDING_LOOK_S)
+        return self.enter()
 
     def refusal(self) -> ConcurrentUse:
         """The error for whoever comes in between."""
@@ -47,7 +79,7 @@ class OneUser(UserGate):
         Raises:
             ConcurrentUse: it is in use, or lent already.
         """
-        if not self.enter():
+        if not self.enter_after_keeper():
             raise self.refusal()
         self._lender = to
 
@@ -63,7 +95,7 @@ class OneUser(UserGate):
         Raises:
             ConcurrentUse: another thread, or an outer call of this one, is in between.
         """
-        if not self.enter():
+        if not self.enter_after_keeper():
             raise self.refusal()
 
     def __exit__(self, *_: object) -> None:
@@ -85,4 +117,4 @@ class OneUser(UserGate):
         return self.is_in_use and self.thread != get_ident()
 
     def _is_used_by_others(self) -> bool:
-        return (self if self._lender is None else self._lender).is_used_elsewhere()
+        return self.owner.is_used_elsewhere()

@@ -110,3 +110,27 @@ def test_beat_is_slept_through_and_a_burst_ends_it(monkeypatch: pytest.MonkeyPat
     assert len(slow) < 80  # 35 ms of it in naps, the rest in looks 100 us apart
     idle.reset()  # a frame that was there at once
     assert frame_after(1_000_000)[0] == 0
+
+
+def test_the_keeper_makes_nobody_a_second_user() -> None:
+    user = OneUser("consumer")
+    uses = user.uses
+    assert user.begin_tending()
+    assert user.uses == uses + 1
+    assert not user.enter()
+    let_in = threading.Event()
+
+    def other() -> None:
+        with user:
+            let_in.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert not let_in.wait(0.05)
+    user.end_tending()
+    assert let_in.wait(20)
+    thread.join()
+    with user:
+        assert not user.begin_tending()
+        with pytest.raises(ConcurrentUse), user:
+            pass
