@@ -17,8 +17,6 @@ FROZEN_S = 4.0
 """Longer than a lease lives (3 s), and than the media driver waits for a client (2 s)."""
 SILENCE_S = 60.0
 """A worker that reads no frame for so long is a fault."""
-
-
 _MINUTE_S = 60.0
 
 

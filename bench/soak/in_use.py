@@ -16,7 +16,8 @@ class InUse(NamedTuple):
     """Of one process.
 
     Attributes:
-        malloc_bytes: handed out by the C library's malloc and not given back.
+        malloc_bytes: handed out by the C library's malloc and not given back, or in the cache of
+            a thread: `GLIBC_TUNABLES=glibc.malloc.tcache_count=0` makes it exact.
         blocks: handed out by Python's own allocator, for small objects, and not given back.
     """
 

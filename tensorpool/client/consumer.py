@@ -306,7 +306,7 @@ class Consumer(Attachment, ConsumerState[Frame]):
         as long as it is there: their logs and counters would be all that a media driver has.
         """
         user = self._user.owner
-        uses, self._uses = self._uses, user.uses
+        uses, self._uses = self._uses, user.user_uses
         if uses != self._uses or not user.begin_tending():
             return
         try:
@@ -317,7 +317,6 @@ class Consumer(Attachment, ConsumerState[Frame]):
             _log.debug("an idle consumer cannot be read on for", exc_info=True)
         finally:
             user.end_tending()
-            self._uses = user.uses
 
     def _drop(self, descriptor: Descriptor) -> None:
         """Of a frame that nobody came for, and that was surely overwritten since."""

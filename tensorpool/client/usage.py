@@ -21,7 +21,7 @@ class OneUser(UserGate):
     beside another reads every other frame.
     """
 
-    __slots__ = ("_is_tended", "_lender", "_maker", "what")
+    __slots__ = ("_is_tended", "_lender", "_maker", "_tendings", "what")
 
     def __init__(self, what: str, maker: str = "") -> None:
         super().__init__()
@@ -29,6 +29,12 @@ class OneUser(UserGate):
         self._maker = maker or what
         self._lender: OneUser | None = None
         self._is_tended = False
+        self._tendings = 0
+
+    @property
+    def user_uses(self) -> int:
+        """How often anybody but the keeper came in."""
+        return self.uses - self._tendings
 
     @property
     def owner(self) -> OneUser:
@@ -42,6 +48,7 @@ class OneUser(UserGate):
         """
         self._is_tended = True
         if self.enter():
+            self._tendings += 1
             return True
         self._is_tended = False
         return False

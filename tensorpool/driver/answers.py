@@ -48,7 +48,7 @@ class Answers:
         times = self._stats.attach_times[lease.role]
         self.outbox.send(
             ShmAttachResponse(
-                entry.correlation_id,
+                entry.request.correlation_id,
                 ResponseCode.OK,
                 lease.lease_id,
                 lease.expiry_ns,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict, Unpack
 
 from tensorpool.cgroup import memory_limits
 from tensorpool.clock import monotonic_ns
@@ -59,11 +59,23 @@ class Abandoned(HostError):
     """Nobody wants the epoch any more."""
 
 
-type IsAbandoned = Callable[[], bool]
+class Making(TypedDict):
+    """How an epoch's files are made.
+
+    Attributes:
+        prefault: have every page zeroed now.
+        mlock: have every page stay in memory.
+        is_abandoned: asked again and again, for gigabytes take seconds.
+    """
+
+    prefault: bool
+    mlock: bool
+    is_abandoned: NotRequired[Callable[[], bool]]
 
 
-def _never() -> bool:
-    return False
+def _check_wanted(how: Making) -> None:
+    if "is_abandoned" in how and how["is_abandoned"]():
+        raise Abandoned("the epoch is not wanted any more: the driver ends")
 
 
 def is_shortage(error: HostError) -> bool:
@@ -189,22 +201,13 @@ class Epoch:
             self.staged = None
 
 
-def provision(
-    plan: EpochPlan,
-    shm: ShmSettings,
-    *,
-    prefault: bool,
-    mlock: bool,
-    is_abandoned: IsAbandoned = _never,
-) -> Epoch:
+def provision(plan: EpochPlan, shm: ShmSettings, **how: Unpack[Making]) -> Epoch:
     """Make the epoch's directory and files, whole or not at all.
 
     Args:
         plan: what to make.
         shm: where, and for whom.
-        prefault: have every page zeroed now.
-        mlock: have every page stay in memory.
-        is_abandoned: asked again and again, for gigabytes take seconds.
+        how: see `Making`.
 
     Raises:
         Abandoned: it was, and nothing is left.
@@ -213,7 +216,7 @@ def provision(
         LockRefused: `mlock` is on and refused.
         HostError: a directory or file cannot be made safely.
     """
-    epoch = stage(plan, shm, prefault=prefault, mlock=mlock, is_abandoned=is_abandoned)
+    epoch = stage(plan, shm, **how)
     try:
         _rename(epoch, shm)
     except HostError:
@@ -222,20 +225,11 @@ def provision(
     return epoch
 
 
-def stage(
-    plan: EpochPlan,
-    shm: ShmSettings,
-    *,
-    prefault: bool,
-    mlock: bool,
-    is_abandoned: IsAbandoned = _never,
-) -> Epoch:
+def stage(plan: EpochPlan, shm: ShmSettings, **how: Unpack[Making]) -> Epoch:
     """As `provision`, but nobody can see it until `put_in_place`."""
     stream_fd = _open_stream_dir(plan, shm)
     try:
-        return _stage(
-            plan, shm, stream_fd, prefault=prefault, mlock=mlock, is_abandoned=is_abandoned
-        )
+        return _stage(plan, shm, stream_fd, how)
     except BaseException:
         os.close(stream_fd)
         raise
@@ -264,15 +258,7 @@ def discard(epoch: Epoch) -> None:
     epoch.close()
 
 
-def _stage(  # noqa: PLR0913 - one argument a fact
-    plan: EpochPlan,
-    shm: ShmSettings,
-    stream_fd: int,
-    *,
-    prefault: bool,
-    mlock: bool,
-    is_abandoned: IsAbandoned,
-) -> Epoch:
+def _stage(plan: EpochPlan, shm: ShmSettings, stream_fd: int, how: Making) -> Epoch:
     _require_memory(plan, shm)
     path = paths.epoch_dir(shm.namespace_dir, plan.stream_id, plan.epoch)
     identity = own_identity()
@@ -286,17 +272,7 @@ def _stage(  # noqa: PLR0913 - one argument a fact
         fault_point(FaultPoint.STAGING_MADE)
         try:
             for name, region in plan.region_layouts():
-                superblocks.append(
-                    _make_region(
-                        name,
-                        region,
-                        staging_fd,
-                        shm,
-                        prefault=prefault,
-                        mlock=mlock,
-                        is_abandoned=is_abandoned,
-                    )
-                )
+                superblocks.append(_make_region(name, region, staging_fd, shm, how))
         finally:
             os.close(staging_fd)
     except BaseException as error:
@@ -383,15 +359,8 @@ def _open_stream_dir(plan: EpochPlan, shm: ShmSettings) -> int:
         os.close(parent)
 
 
-def _make_region(  # noqa: PLR0913 - one argument a fact
-    name: str,
-    region: RegionLayout,
-    directory_fd: int,
-    shm: ShmSettings,
-    *,
-    prefault: bool,
-    mlock: bool,
-    is_abandoned: IsAbandoned,
+def _make_region(
+    name: str, region: RegionLayout, directory_fd: int, shm: ShmSettings, how: Making
 ) -> _Superblock:
     fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=directory_fd)
     try:
@@ -403,12 +372,14 @@ def _make_region(  # noqa: PLR0913 - one argument a fact
             else region_bytes(region)
         )
         # Reserved now: later a write to a full file system would be a SIGBUS (design §4.4).
-        _reserve(fd, size, page, is_abandoned)
+        _reserve(fd, size, page, how)
         fault_point(FaultPoint.FILE_RESERVED)
-        if prefault and page == mmap.PAGESIZE:  # huge pages are zeroed when they are reserved
-            _zero(fd, size, is_abandoned)
-        whole = mmap.mmap(fd, size if mlock else min(page, size))
-        if mlock:
+        if (
+            how["prefault"] and page == mmap.PAGESIZE
+        ):  # huge pages are zeroed when they are reserved
+            _zero(fd, size, how)
+        whole = mmap.mmap(fd, size if how["mlock"] else min(page, size))
+        if how["mlock"]:
             _lock(whole, size)
         superblock = encode_superblock(region, pid=os.getpid(), now_ns=monotonic_ns())
         whole[: layout.SUPERBLOCK_BYTES] = superblock
@@ -420,19 +391,14 @@ def _make_region(  # noqa: PLR0913 - one argument a fact
     return _Superblock(whole, size)
 
 
-def _reserve(fd: int, size: int, page: int, is_abandoned: IsAbandoned) -> None:
+def _reserve(fd: int, size: int, page: int, how: Making) -> None:
     step = -(-_RESERVED_AT_ONCE // page) * page
     for offset in range(0, size, step):
-        _check_wanted(is_abandoned)
+        _check_wanted(how)
         os.posix_fallocate(fd, offset, min(step, size - offset))
 
 
-def _check_wanted(is_abandoned: IsAbandoned) -> None:
-    if is_abandoned():
-        raise Abandoned("the epoch is not wanted any more: the driver ends")
-
-
-def _zero(fd: int, size: int, is_abandoned: IsAbandoned) -> None:
+def _zero(fd: int, size: int, how: Making) -> None:
     """Have every page zeroed now instead of at a client's first touch.
 
     Written, not touched through a mapping: populating a mapping holds this process's mmap lock,
@@ -440,7 +406,7 @@ def _zero(fd: int, size: int, is_abandoned: IsAbandoned) -> None:
     """
     offset = 0
     while offset < size:
-        _check_wanted(is_abandoned)
+        _check_wanted(how)
         offset += os.pwrite(fd, _ZEROS[: size - offset], offset)
 
 

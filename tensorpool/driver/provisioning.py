@@ -11,7 +11,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from tensorpool.driver.epoch import Epoch, EpochPlan, discard, provision, put_in_place, stage
+from tensorpool.driver.epoch import (
+    Epoch,
+    EpochPlan,
+    Making,
+    discard,
+    provision,
+    put_in_place,
+    stage,
+)
 from tensorpool.errors import HostError
 from tensorpool.namespace import prepare_namespace
 from tensorpool.settings import ShmSettings
@@ -43,10 +51,13 @@ class Provisioner:
 
     def __init__(self, shm: ShmSettings, *, prefault: bool, mlock: bool) -> None:
         self._shm = shm
-        self._prefault = prefault
-        self._mlock = mlock
         self.in_flight = 0
         self._is_closing = threading.Event()
+        self._how: Making = {
+            "prefault": prefault,
+            "mlock": mlock,
+            "is_abandoned": self._is_closing.is_set,
+        }
         self._results: SimpleQueue[Provisioned] = SimpleQueue()
         self._waited_for: Provisioned | None = None
         self._unwanted: deque[Epoch] = deque()
@@ -129,20 +140,15 @@ class Provisioner:
             self._results.put(Provisioned(plan, None, HostError(f"provisioning failed: {error!r}")))
 
     def _make(self, plan: EpochPlan, make: Callable[..., Epoch]) -> Epoch:
-        options = {
-            "prefault": self._prefault,
-            "mlock": self._mlock,
-            "is_abandoned": self._is_closing.is_set,
-        }
         try:
-            return make(plan, self._shm, **options)
+            return make(plan, self._shm, **self._how)
         except HostError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
         # A directory went between its making and its use: the GC took it as empty, or somebody
         # removed the namespace. Once more, from the top.
         os.close(prepare_namespace(self._shm))
-        return make(plan, self._shm, **options)
+        return make(plan, self._shm, **self._how)
 
 
 def _stand_back() -> None:

@@ -333,7 +333,9 @@ class LeaseService:
         waiting, stream.waiting = stream.waiting, []
         for entry in waiting:
             self._withdraw_reservation(entry.lease)
-            self.answers.refused(entry.correlation_id, RejectReason.PROVISIONING, str(error))
+            self.answers.refused(
+                entry.request.correlation_id, RejectReason.PROVISIONING, str(error)
+            )
         if stream.epoch is not None and not stream.is_tainted:
             self.announcer.announce_now(stream, monotonic_ns())
         else:
@@ -366,8 +368,8 @@ class LeaseService:
         """Whether its client waits for this lease already: then the newest request is answered.
 
         Regions of gigabytes take longer to make than a client waits for an answer. It asks again
-        then, with another correlation id (Driver §B.1); a second attach it is not (Driver §4.8),
-        and a refusal would have it ignore the answer to the first.
+        then, for the same with another correlation id (Driver §B.1); a second attach it is not
+        (Driver §4.8), and a refusal would have it ignore the answer to the first.
         """
         lease = self.leases.of_client(request.client_id)
         stream = self.streams.get(request.stream_id)
@@ -375,9 +377,11 @@ class LeaseService:
             return False
         for entry in stream.waiting:
             if entry.lease is lease:
-                if (lease.role, lease.session_id) == (request.role, session_id):
-                    entry.correlation_id = lease.correlation_id = request.correlation_id
-                return entry.correlation_id == request.correlation_id
+                correlation_id = request.correlation_id
+                is_same = entry.request._replace(correlation_id=correlation_id) == request
+                if is_same and lease.session_id == session_id:
+                    entry.request, lease.correlation_id = request, correlation_id
+                return entry.request.correlation_id == correlation_id
         return False
 
     def _is_reread(self, request: ShmAttachRequest, now_ns: int) -> bool:
@@ -417,7 +421,7 @@ class LeaseService:
             correlation_id=request.correlation_id,
         )
         fault_point(FaultPoint.LEASE_RESERVED)
-        entry = Waiting(request.correlation_id, lease, seen_ns)
+        entry = Waiting(request, lease, seen_ns)
         if admission.role is Role.PRODUCER:
             stream.producer = lease
             stream.waiting.append(entry)

@@ -11,13 +11,18 @@ from tensorpool.logs import BackOff
 from tensorpool.registry import BumpReason, StreamRecord
 from tensorpool.settings import IdRange, Profile
 from tensorpool.shm.layout import LAYOUT_VERSION
+from tensorpool.wire.driver import ShmAttachRequest
 
 
 @dataclass(slots=True)
 class Waiting:
-    """An attach whose answer waits for the stream's regions."""
+    """An attach whose answer waits for the stream's regions.
 
-    correlation_id: int
+    Attributes:
+        request: as its client has made it last; that one is answered.
+    """
+
+    request: ShmAttachRequest
     lease: Lease
     seen_ns: int
 

@@ -200,6 +200,21 @@ def test_the_newest_request_of_a_waiting_client_is_answered(client: WireClient) 
     assert client.hears_nothing(ShmLeaseRevoked, lambda m: m.lease_id == answer.lease_id)
 
 
+@pytest.mark.clause("Driver §4.8-6", "Driver §4.8-4")
+def test_another_request_of_a_waiting_client_is_refused(client: WireClient) -> None:
+    """It asks for something else: what was asked for first would be no answer to it."""
+    request = ShmAttachRequest(98, STATIC, 11, Role.PRODUCER, publish_mode=2)
+    client.send(request)
+    client.send(request._replace(correlation_id=99, desired_node_id=7))
+    refusal = client.expect(ShmAttachResponse, lambda m: m.correlation_id == 99)
+    assert (refusal.code, refusal.error_message) == (
+        ResponseCode.REJECTED,
+        "client_id already attached",
+    )
+    answer = client.expect(ShmAttachResponse, lambda m: m.correlation_id == 98)
+    assert answer.code == ResponseCode.OK
+
+
 @pytest.mark.clause("Driver §4.8-6")
 def test_a_repeated_request_in_flight_gets_one_answer(client: WireClient) -> None:
     request = ShmAttachRequest(99, STATIC, 11, Role.PRODUCER, publish_mode=2)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-import time
+from collections.abc import Sized
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,6 +23,10 @@ FRAMES, KEPT = 200, 20
 
 def publications(host: RunningHost) -> int:
     return len(os.listdir(os.path.join(host.settings.aeron_dir, "publications")))
+
+
+def has_kept(waiting: Sized) -> bool:
+    return len(waiting) == KEPT
 
 
 def come_and_go(pool: tensorpool.Pool, stream_id: int) -> None:
@@ -70,18 +75,34 @@ def test_what_an_idle_consumer_has_missed_is_counted(
         assert (counts, idle.drops_invalid) == (2 * FRAMES, 0)
 
 
+def test_what_an_idle_gathering_has_missed_is_no_burden(
+    pool: tensorpool.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "_KEPT_UNREAD", KEPT)
+    with ExitStack() as stack:
+        views = [stack.enter_context(pool.consumer(STREAM)) for _ in range(3)]
+        camera = stack.enter_context(pool.producer(STREAM))
+        stack.enter_context(pool.gather(views))
+        wait_until(lambda: camera.is_connected, 20, "the gathering")
+        for value in range(FRAMES):
+            camera.publish(np.full(4, value, np.uint8))
+        for view in views:
+            inbox = view._inbox
+            wait_until(partial(has_kept, inbox.waiting), 20, "the rest to be dropped")
+
+
 def test_nobody_is_refused_because_of_the_keeper(pool: tensorpool.Pool) -> None:
     """It looks in once a second; a user who comes at that very moment waits."""
     with pool.consumer(STREAM) as view, pool.producer(STREAM) as camera:
         camera.publish(np.zeros(4, np.uint8))
         assert view.next(20) is not None
-        assert view._user.begin_tending()
+        wait_until(view._user.begin_tending, 20, "the keeper to be out")
         taken: list[tensorpool.Frame | None] = []
         thread = threading.Thread(target=lambda: taken.append(view.next(20)))
         thread.start()
         camera.publish(np.ones(4, np.uint8))
-        time.sleep(0.1)
-        assert not taken
+        thread.join(0.1)
+        assert thread.is_alive()
         view._user.end_tending()
         thread.join(20)
         assert [frame is not None for frame in taken] == [True]

@@ -55,15 +55,11 @@ class Sent(Channels):
 
 
 class Quiet:
-    """A user of a lease that neither says nor hears anything; it counts its regions."""
-
-    def __init__(self) -> None:
-        self.told = 0
+    """A user of a lease that neither says nor hears anything."""
 
     def on_connected(self, channels: Channels) -> None: ...
 
-    def on_regions(self, lease: ClientLease) -> None:
-        self.told += 1
+    def on_regions(self, lease: ClientLease) -> None: ...
 
     def hear(self, lease: ClientLease, message: Any, now_ns: int) -> None: ...
 
